@@ -1,0 +1,34 @@
+PYTHON ?= python3
+DEMO_FOLDER ?= demo
+BIN := .venv/bin
+PACKAGING := setup.cfg pyproject.toml
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/installed
+	$(BIN)/ldseg_demo -o $(DEMO_FOLDER)
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/installed-test
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/installed-test
+	$(BIN)/ruff check ldseg_auto planners trainers tests
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# The stamps make a second run quick. Both installs are editable, so that edits take effect at once.
+.venv/installed: $(PACKAGING) | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-test: $(PACKAGING) | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ .venv/installed

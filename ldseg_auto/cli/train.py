@@ -1,0 +1,55 @@
+"""ldseg_train: train and validate folds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from ldseg_auto.cli import common
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return common.run(_train, _parser(), arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common.parser("Train folds of a data set, one after the other, and validate each.")
+    parser.add_argument("dataset", metavar="DATASET", help="ID or name of a preprocessed data set")
+    parser.add_argument("folds", metavar="FOLD", nargs="+", help="0 to 4, or all (train on every case)")
+    parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", default=argparse.SUPPRESS,
+                        help="configuration (default: 3d_fullres if it is planned, else 2d)")
+    common.add_model(parser)
+    common.add_device(parser)
+    parser.add_argument("-pretrained_weights", metavar="CHECKPOINT", default=argparse.SUPPRESS,
+                        help="start from the weights of this checkpoint")
+    parser.add_argument("-num_gpus", metavar="N", type=common.positive_int, default=1,
+                        help="GPUs for one fold (default: 1)")
+    parser.add_argument("--c", dest="continue_training", action="store_true", help="continue an interrupted training")
+    parser.add_argument("--val", dest="only_validate", action="store_true", help="only validate a trained fold")
+    parser.add_argument("--val_best", dest="validate_best", action="store_true",
+                        help="validate checkpoint_best.pth, into validation_best/")
+    parser.add_argument("--npz", dest="save_probabilities", action="store_true",
+                        help="save the validation's probabilities")
+    parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints")
+    _add_schedule(parser)
+    return parser
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", metavar="N", type=common.positive_int, default=argparse.SUPPRESS,
+                        help="epochs (default: the trainer's)")
+    parser.add_argument("--iterations_per_epoch", metavar="N", type=common.positive_int, default=argparse.SUPPRESS,
+                        help="training iterations an epoch (default: the trainer's)")
+    parser.add_argument("--max_minutes", metavar="MINUTES", type=common.positive_float, default=argparse.SUPPRESS,
+                        help="end each fold's training within this time, learning rate annealed to it "
+                             "(validation comes on top)")
+    parser.add_argument("--seed", metavar="N", type=int, default=argparse.SUPPRESS,
+                        help="make a training repeatable on the same machine")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from ldseg_auto.trainers.run import train_folds
+
+    for folder in train_folds(**vars(arguments)):
+        print(f"Trained fold: {folder}")

@@ -1,0 +1,1 @@
+"""A data set made on the spot, and the whole way from it to pictures."""

@@ -1,0 +1,47 @@
+"""Which device to compute on, and with how many threads and processes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ldseg_auto.errors import LDSegError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("cuda", "cpu", "mps")
+_NNUNET_PROCESSES = 8  # nnU-Net's default, whatever the machine
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_processes() -> None:
+    """Keep nnU-Net from starting more worker processes than there are cores. Call before importing nnunetv2."""
+    os.environ.setdefault("nnUNet_def_n_proc", str(min(_NNUNET_PROCESSES, cores())))
+
+
+def select_device(name: str | None = None) -> torch.device:
+    """The named device, or else the GPU if there is one; sets torch's threads to fit it.
+
+    Raises:
+        LDSegError: the device is unknown or not available on this machine.
+    """
+    import torch
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in DEVICES:
+        raise LDSegError(f"Device {name!r} is unknown.", f"Choose one of: {', '.join(DEVICES)}.")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}[name]
+    if not available:
+        raise LDSegError(f"Device {name} is not available to this installation of torch.",
+                         "Use -device cpu, or install a torch built for your GPU.")
+    if name == "cuda":
+        torch.set_num_threads(1)  # beside a GPU the cores belong to the augmentation workers
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores())
+    return torch.device(name)

@@ -1,0 +1,1 @@
+"""Schedules, training objective and samplers of the latent diffusion; pure torch."""

@@ -1,0 +1,1 @@
+"""Measuring a segmentation against the truth."""

@@ -1,0 +1,206 @@
+"""nnU-Net's folders, found without importing nnU-Net: data sets, plans, folds, trained models.
+
+Every function raises `LDSegError` with what exists where something asked for does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldseg_auto.errors import LDSegError
+
+RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+DEFAULT_TRAINER = "LDSegTrainer"
+DEFAULT_PLANS = "LDSegPlans"
+DEFAULT_CHECKPOINT = "checkpoint_final.pth"
+Fold = int | str  # 0, 1, ... or "all"
+_NEW_SPLITS = 5  # folds that nnU-Net makes where no splits_final.json lies
+
+
+def require_environment(*variables: str) -> None:
+    """Raise unless each of nnU-Net's environment variables names a folder that can be used."""
+    missing = [v for v in variables if not os.environ.get(v)]
+    if missing:
+        raise LDSegError(f"The environment variable {', '.join(missing)} is not set.",
+                         f"Set it to a folder, for example: export {missing[0]}=/path/to/{missing[0]}")
+    if RAW in variables and not Path(os.environ[RAW]).is_dir():
+        raise LDSegError(f"{RAW} is {os.environ[RAW]}, which is not a folder.",
+                         f"Set {RAW} to the folder that holds your DatasetXXX_NAME folders.")
+
+
+def folder_of(variable: str) -> Path:
+    """The folder that an environment variable names."""
+    require_environment(variable)
+    return Path(os.environ[variable])
+
+
+def find_dataset(name_or_id: str | int, variables: Sequence[str] = (RAW, PREPROCESSED, RESULTS)) -> str:
+    """The data set's full name, DatasetXXX_NAME, from its name or its ID.
+
+    Args:
+        name_or_id: "Dataset004_Hippocampus", "4" or 4.
+        variables: the environment variables whose folders are searched.
+    """
+    known = _datasets(variables)
+    text = str(name_or_id)
+    if text in known:
+        return text
+    if text.isdecimal():
+        found = [name for name in known if int(name[7:10]) == int(text)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LDSegError(f"Dataset ID {text} is ambiguous: {', '.join(found)}.",
+                             "Give the full name, or rename one of them.")
+    raise LDSegError(f"There is no data set {text} in {_described(variables)}.",
+                     f"Choose one of: {', '.join(known)}." if known else
+                     "Put your data there as DatasetXXX_NAME (XXX: three digits) in nnU-Net's format.")
+
+
+def dataset_id(name: str) -> int:
+    """4 for Dataset004_Hippocampus."""
+    return int(name[7:10])
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    if not path.is_file():
+        raise LDSegError(f"{path} is missing.", "Run the command again that writes it.")
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LDSegError(f"{path} is not valid JSON: {error}.", "Correct the file or have it written anew.") from error
+
+
+def require_raw(dataset: str) -> None:
+    """Raise unless the raw data set has its three parts."""
+    folder = folder_of(RAW) / dataset
+    missing = [name for name in ("dataset.json", "imagesTr", "labelsTr") if not (folder / name).exists()]
+    if missing:
+        raise LDSegError(f"{folder} lacks {', '.join(missing)}.", "Put the data there in nnU-Net's format.")
+    description = read_json(folder / "dataset.json")
+    missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in description]
+    if missing:
+        raise LDSegError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}.", "Add what is missing.")
+
+
+def load_plans(dataset: str, plans_name: str = DEFAULT_PLANS) -> dict[str, Any]:
+    """The plans of a data set, as written by the planner."""
+    folder = folder_of(PREPROCESSED) / dataset
+    path = folder / f"{plans_name}.json"
+    if not path.is_file():
+        others = [p.stem for p in sorted(folder.glob("*Plans*.json"))]
+        existing = f" (there are: {', '.join(others)})" if others else ""
+        raise LDSegError(f"{dataset} has no plans named {plans_name}{existing}.",
+                         f"Plan first: ldseg_plan_and_preprocess -d {dataset_id(dataset)}")
+    return read_json(path)
+
+
+def choose_configuration(plans: dict[str, Any], requested: str | None = None) -> str:
+    """The requested configuration, or else 3d_fullres where it is planned, or else 2d."""
+    planned = list(plans["configurations"])
+    if requested is None:
+        return next((name for name in ("3d_fullres", "2d") if name in planned), planned[0])
+    if requested not in planned:
+        raise LDSegError(f"The plans have no configuration {requested}.", f"Choose one of: {', '.join(planned)}.")
+    return requested
+
+
+def require_preprocessed(dataset: str, plans: dict[str, Any], configuration: str) -> None:
+    """Raise unless the configuration's preprocessed cases exist."""
+    configurations = plans["configurations"]
+    name = configuration
+    while "data_identifier" not in configurations[name]:
+        name = configurations[name]["inherits_from"]
+    folder = folder_of(PREPROCESSED) / dataset / configurations[name]["data_identifier"]
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise LDSegError(f"{dataset} is not preprocessed for {configuration}: {folder} is missing or empty.",
+                         f"Run: ldseg_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}")
+
+
+def parse_folds(values: Iterable[str]) -> list[Fold]:
+    """Folds from the command line: numbers or "all", each once, in the order given."""
+    folds: list[Fold] = []
+    for value in map(str, values):
+        if value != "all" and not value.isdecimal():
+            raise LDSegError(f"Fold {value!r} is neither a number nor 'all'.", "Give for example: 0 1 2 3 4, or all.")
+        folds.append("all" if value == "all" else int(value))
+    return list(dict.fromkeys(folds))
+
+
+def require_folds_to_train(dataset: str, folds: Iterable[Fold]) -> None:
+    """Raise unless the split holds these folds (nnU-Net would draw a random split instead)."""
+    folder = folder_of(PREPROCESSED) / dataset
+    splits = folder / "splits_final.json"
+    number = len(read_json(splits)) if splits.is_file() else _NEW_SPLITS
+    wrong = [str(fold) for fold in folds if fold != "all" and int(fold) >= number]
+    if wrong:
+        raise LDSegError(f"Fold {', '.join(wrong)} does not exist: the split of {dataset} has {number} folds.",
+                         f"Choose from 0 to {number - 1}, or all.")
+    description = folder / "dataset.json"
+    cases = read_json(description)["numTraining"] if description.is_file() else number
+    if not splits.is_file() and cases < number and any(fold != "all" for fold in folds):
+        raise LDSegError(f"{dataset} has {cases} training cases, too few for {number} folds.",
+                         f"Train fold all, or write your own split into {splits}.")
+
+
+def model_folder(dataset: str, trainer_name: str, plans_name: str, configuration: str) -> Path:
+    """Where nnU-Net puts the folds of a model."""
+    return folder_of(RESULTS) / dataset / f"{trainer_name}__{plans_name}__{configuration}"
+
+
+def find_model(dataset: str, trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
+               configuration: str | None = None, checkpoint_name: str = DEFAULT_CHECKPOINT) -> Path:
+    """The folder of a trained model; without a configuration the trained one, 3d_fullres if there are several."""
+    results = folder_of(RESULTS) / dataset
+    name = f"{trainer_name}__{plans_name}__"
+    trained = {path.name[len(name):]: path for path in sorted(results.glob(f"{name}*"))
+               if trained_folds(path, checkpoint_name)}
+    if configuration in trained:
+        return trained[configuration]
+    if configuration is None and trained:
+        return trained.get("3d_fullres", next(iter(trained.values())))
+    there = _checkpoints_in(results)
+    cure = f"There are: {'; '.join(there)}. Choose with -tr, -p, -c and -chk" if there else "Nothing is trained there"
+    raise LDSegError(f"There is no {checkpoint_name} of {name}{configuration or '*'} in {results}.",
+                     f"{cure}, or train: ldseg_train {dataset_id(dataset)} 0"
+                     + (f" -c {configuration}" if configuration else ""))
+
+
+def trained_folds(model: Path, checkpoint_name: str = DEFAULT_CHECKPOINT) -> list[Fold]:
+    """Folds of a model that have the checkpoint; numbered ones, or else all."""
+    names = [path.parent.name[len("fold_"):] for path in model.glob(f"fold_*/{checkpoint_name}")]
+    numbered: list[Fold] = [*sorted(int(name) for name in names if name.isdecimal())]
+    return numbered or ["all" for name in names if name == "all"]
+
+
+def require_trained_folds(model: Path, folds: Iterable[Fold], checkpoint_name: str = DEFAULT_CHECKPOINT) -> None:
+    """Raise unless each of the folds has the checkpoint."""
+    missing = [str(fold) for fold in folds if not (model / f"fold_{fold}" / checkpoint_name).is_file()]
+    if missing:
+        there = trained_folds(model, checkpoint_name)
+        raise LDSegError(f"Fold {', '.join(missing)} of {model} has no {checkpoint_name}.",
+                         f"Trained folds are: {' '.join(map(str, there)) or 'none'}; train the others with "
+                         f"ldseg_train {dataset_id(model.parent.name)} {' '.join(missing)}")
+
+
+def _datasets(variables: Iterable[str]) -> list[str]:
+    names: set[str] = set()
+    for variable in variables:
+        folder = os.environ.get(variable)
+        if folder and Path(folder).is_dir():
+            names |= {p.name for p in Path(folder).iterdir() if re.match(r"Dataset\d{3}_.+", p.name) and p.is_dir()}
+    return sorted(names)
+
+
+def _described(variables: Iterable[str]) -> str:
+    return " or ".join(f"{v} ({os.environ[v]})" for v in variables if os.environ.get(v)) or "nnU-Net's folders"
+
+
+def _checkpoints_in(results: Path) -> list[str]:
+    return [str(path.relative_to(results)) for path in sorted(results.glob("*/fold_*/checkpoint_*.pth"))]

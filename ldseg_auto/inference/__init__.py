@@ -1,0 +1,1 @@
+"""Prediction: tiles, noise, samples and folds averaged as probabilities."""

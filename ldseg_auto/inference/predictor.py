@@ -1,0 +1,186 @@
+"""LDSegPredictor: nnU-Net's predictor with posterior samples, averaged as probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import combinations, islice
+from typing import Any
+
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from tqdm import tqdm
+
+from ldseg_auto import nnunet_ext
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.inference.binding import bound
+from ldseg_auto.inference.noise import NoiseKey, noise_tile
+from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
+from ldseg_auto.inference.uncertainty import export_with_entropy
+from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
+from ldseg_auto.trainers import checkpoint
+
+_PROBABILITY_FLOOR = 1e-6  # of the exported log probabilities, which nnU-Net resamples
+_MAX_IMAGES_PER_BATCH = 16
+_LATENTS_PER_IMAGE = 4  # a latent takes a fraction of an image's memory: that many more go through the denoiser
+
+
+class LDSegPredictor(nnUNetPredictor):
+    """Segments with the mean of posterior samples, mirrors, tiles and folds.
+
+    Args:
+        samples, steps, eta: of the sampler; the plans' defaults where None.
+        seed: the same seed gives the same probabilities; another seed another draw.
+        uncertainty: write the predictive entropy of each case below `uncertainty/`.
+        fold: what `manual_initialization` predicts with (keys its noise).
+        All others: nnU-Net's.
+    """
+
+    def __init__(self, tile_step_size: float = 0.5, use_gaussian: bool = True, use_mirroring: bool = True,
+                 perform_everything_on_device: bool = True,
+                 device: torch.device = torch.device("cuda"),  # noqa: B008, nnU-Net's signature
+                 verbose: bool = False, verbose_preprocessing: bool = False, allow_tqdm: bool = True, *,
+                 samples: int | None = None, steps: int | None = None, eta: float | None = None, seed: int = 0,
+                 uncertainty: bool = False, fold: int | str = 0):
+        # nnU-Net prints a warning where this is set without CUDA
+        super().__init__(tile_step_size, use_gaussian, use_mirroring,
+                         perform_everything_on_device and device.type == "cuda", device, verbose,
+                         verbose_preprocessing, allow_tqdm)
+        self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
+        self.uncertainty = uncertainty
+        self.folds: list[int | str] = [fold]
+
+    def initialize_from_trained_model_folder(self, model_training_output_dir: str,
+                                             use_folds: Sequence[int | str] | None,
+                                             checkpoint_name: str = "checkpoint_final.pth") -> None:
+        """As nnU-Net's, for any trainer that nnU-Net or `ldseg_auto` knows.
+
+        Raises:
+            LDSegError: no fold, a damaged checkpoint, or a model that is not LDSegNet.
+        """
+        if use_folds is None:
+            use_folds = sorted(self.auto_detect_available_folds(model_training_output_dir, checkpoint_name))
+        self.folds = [use_folds] if isinstance(use_folds, (str, int)) else list(use_folds)
+        if not self.folds:
+            raise LDSegError(f"{model_training_output_dir} holds no fold with {checkpoint_name}.",
+                             "Train a fold first: ldseg_train DATASET FOLD.")
+        for fold in self.folds:  # opened without running code from it, before nnU-Net opens it
+            checkpoint.load(f"{model_training_output_dir}/fold_{fold}/{checkpoint_name}", torch.device("cpu"))
+        nnunet_ext.register()
+        super().initialize_from_trained_model_folder(model_training_output_dir, self.folds, checkpoint_name)
+        if not isinstance(unwrapped(self.network), LDSegNet):
+            raise LDSegError(f"{model_training_output_dir} holds a {type(self.network).__name__}, not an LDSegNet.",
+                             "Predict it with nnUNetv2_predict.")
+
+    def predict_from_data_iterator(self, data_iterator: Any, save_probabilities: bool = False,
+                                   num_processes_segmentation_export: int = 2) -> Any:
+        with bound(predict_from_raw_data, export_prediction_from_logits=export_with_entropy) if self.uncertainty \
+                else nullcontext():
+            return super().predict_from_data_iterator(data_iterator, save_probabilities,
+                                                      num_processes_segmentation_export)
+
+    @torch.inference_mode()
+    def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
+        """(C, z, y, x) -> logits (K, z, y, x) of the folds' mean probabilities, float32, on the CPU."""
+        mean = torch.zeros(())
+        for fold, parameters in zip(self.folds, self.list_of_parameters, strict=True):
+            unwrapped(self.network).load_state_dict(parameters)
+            mean = mean + self.mean_probabilities(data, fold) / len(self.folds)
+        return unwrapped(self.network).logits(mean, _PROBABILITY_FLOOR)
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> torch.Tensor:
+        """(C, z, y, x) -> logits (K, z, y, x) by the weights that are loaded."""
+        return unwrapped(self.network).logits(self.mean_probabilities(input_image, self.folds[0]), _PROBABILITY_FLOOR)
+
+    @torch.inference_mode()
+    def mean_probabilities(self, image: torch.Tensor, fold: int | str) -> torch.Tensor:
+        """Mean over samples, mirrors and tiles, by the weights that are loaded.
+
+        Args:
+            image: preprocessed, (C, z, y, x).
+            fold: keys the noise.
+
+        Returns:
+            (K, z, y, x), float32, on the CPU.
+        """
+        network = unwrapped(self.network).to(self.device).eval()
+        patch_size = tuple(self.configuration_manager.patch_size)
+        stride = network.config.latent_stride
+        per_patch_axis = padded_shape(image.shape[-len(patch_size):], patch_size, stride)
+        data, revert_padding = pad_nd_image(image, per_patch_axis, "constant", {"value": 0}, True, None)
+        plan = list(tiles(data.shape[1:], patch_size, stride, self.tile_step_size))
+        where = self.device if self.perform_everything_on_device else torch.device("cpu")
+        weight = (compute_gaussian(patch_size, 1 / 8, 10, torch.float32, where) if self.use_gaussian
+                  else torch.ones(patch_size, device=where))
+        total = torch.zeros((network.num_classes, *data.shape[1:]), device=where)
+        weights = torch.zeros(data.shape[1:], device=where)
+        per_batch = max(1, self._images_per_batch() // len(self._mirrors()))
+        with tqdm(total=len(plan), disable=not self.allow_tqdm) as progress, self._autocast():
+            for group in _batches(plan, per_batch):
+                for tile, probabilities in zip(group, self._tile_probabilities(network, data, group, fold),
+                                               strict=True):
+                    total[(slice(None), *tile.slicer)] += probabilities.to(where) * weight
+                    weights[tile.slicer] += weight
+                    progress.update()
+        return (total / weights)[(slice(None), *revert_padding[1:])].cpu()
+
+    def _tile_probabilities(self, network: LDSegNet, data: torch.Tensor, group: list[Tile],
+                            fold: int | str) -> torch.Tensor:
+        """Mean over mirrors and samples for each tile of the group, (tiles, K, *patch)."""
+        views = [(i, axes) for i in range(len(group)) for axes in self._mirrors()]
+        images = torch.stack([torch.flip(data[(slice(None), *group[i].slicer)], [a + 1 for a in axes])
+                              for i, axes in views])
+        per_batch = self._images_per_batch()
+        condition = torch.cat([network.encode_image(part.to(self.device)) for part in images.split(per_batch)])
+        samples = network.config.sampler_samples if self.samples is None else self.samples
+        draws = [(view, sample) for sample in range(samples) for view in range(len(views))]
+        mean = torch.zeros((len(group), network.num_classes, *group[0].size), device=self.device)
+        for batch in _batches(draws, _LATENTS_PER_IMAGE * per_batch):
+            latents = self._sample(network, condition, batch, views, group, fold)
+            for part, latent in zip(_batches(batch, per_batch), latents.split(per_batch), strict=True):
+                probabilities = network.probabilities(network.decode(latent))
+                for (view, _), probability in zip(part, probabilities, strict=True):
+                    i, axes = views[view]
+                    mean[i] += torch.flip(probability, [a + 1 for a in axes])
+        return mean / (samples * len(self._mirrors()))
+
+    def _sample(self, network: LDSegNet, condition: torch.Tensor, draws: list[tuple[int, int]],
+                views: list[tuple[int, tuple[int, ...]]], group: list[Tile], fold: int | str) -> torch.Tensor:
+        stride = network.config.latent_stride
+        grid = condition.shape[2:]
+
+        def noise(step: int) -> torch.Tensor:
+            drawn = []
+            for view, sample in draws:
+                i, axes = views[view]
+                start = [a // s for a, s in zip(group[i].start, stride, strict=True)]
+                key = NoiseKey(fold, sum(1 << a for a in axes), sample, step)
+                # the field lies in the image: a mirrored view sees it mirrored
+                drawn.append(torch.from_numpy(noise_tile(self.seed, key, network.config.latent_channels, start, grid,
+                                                         group[i].slice_index)).flip([a + 1 for a in axes]))
+            return torch.stack(drawn).to(self.device)
+
+        return network.sample(condition[[view for view, _ in draws]], noise(0), self.steps, self.eta,
+                              step_noise=lambda i: noise(i + 1))
+
+    def _mirrors(self) -> list[tuple[int, ...]]:
+        """Combinations of patch axes to flip, the unflipped view first."""
+        axes = self.allowed_mirroring_axes if self.use_mirroring and self.allowed_mirroring_axes else ()
+        return [combination for n in range(len(axes) + 1) for combination in combinations(axes, n)]
+
+    def _images_per_batch(self) -> int:
+        """Prediction keeps no gradients: what fits in training fits here."""
+        return min(self.configuration_manager.batch_size, _MAX_IMAGES_PER_BATCH)
+
+    def _autocast(self) -> Any:
+        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

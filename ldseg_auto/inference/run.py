@@ -1,0 +1,177 @@
+"""Predicting a folder of images, as nnUNetv2_predict does it, with the checks that it lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ldseg_auto.devices import select_device
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.folders import (
+    DEFAULT_CHECKPOINT,
+    DEFAULT_PLANS,
+    DEFAULT_TRAINER,
+    RESULTS,
+    find_dataset,
+    find_model,
+    parse_folds,
+    read_json,
+    require_environment,
+    require_trained_folds,
+    trained_folds,
+)
+
+_NAMED = 5  # cases that an error message names
+
+
+def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configuration: str | None = None,
+                   trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
+                   folds: Sequence[str | int] | None = None, checkpoint_name: str = DEFAULT_CHECKPOINT,
+                   device: str | None = None, tile_step_size: float = 0.5, mirroring: bool = True,
+                   continue_prediction: bool = False, save_probabilities: bool = False,
+                   num_processes_preprocessing: int = 3, num_processes_export: int = 3, num_parts: int = 1,
+                   part_id: int = 0, steps: int | None = None, samples: int | None = None, eta: float | None = None,
+                   seed: int = 0, uncertainty: bool = False, progress_bar: bool = True,
+                   verbose: bool = False) -> list[Path]:
+    """Segment every case of a folder (or one part of them) with the trained folds of a model.
+
+    Args:
+        input_folder: holds CASE_0000.ENDING, ... with the ending of the training data.
+        output_folder: gets CASE.ENDING; with `uncertainty` also uncertainty/CASE_entropy.
+        dataset: name or ID of the data set the model was trained on.
+        folds: None takes those that are trained.
+        device: "cuda", "cpu" or "mps"; None takes the GPU if there is one.
+        tile_step_size: distance of tiles as a share of the patch, above 0 up to 1.
+        steps, samples, eta: of the sampler; None takes the plans' default.
+        seed: of the samples' noise.
+
+    Returns:
+        The segmentation of every case of this part.
+
+    Raises:
+        LDSegError: anything asked for does not exist, or a segmentation was not written.
+    """
+    _require_in_range(num_parts, part_id, tile_step_size, eta)
+    require_environment(RESULTS)
+    model = find_model(find_dataset(dataset), trainer_name, plans_name, configuration, checkpoint_name)
+    chosen = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
+    require_trained_folds(model, chosen, checkpoint_name)
+    description = read_json(model / "dataset.json")
+    reader = read_json(model / "plans.json")["image_reader_writer"]
+    cases = find_cases(Path(input_folder), description, reader)
+    _require_other_folder(Path(input_folder), Path(output_folder))
+
+    predictor = _load_predictor(
+        model, chosen, checkpoint_name, tile_step_size=tile_step_size, use_gaussian=True, use_mirroring=mirroring,
+        perform_everything_on_device=True, device=select_device(device), verbose=verbose,
+        verbose_preprocessing=verbose, allow_tqdm=progress_bar, samples=samples, steps=steps, eta=eta, seed=seed,
+        uncertainty=uncertainty)
+    print(f"Predicting with {model.name}, fold {' '.join(map(str, chosen))}")
+    mine = list(cases)[part_id::num_parts]
+    if mine:
+        predictor.predict_from_files(
+            [[str(file) for file in cases[case]] for case in mine], [str(Path(output_folder) / case) for case in mine],
+            save_probabilities=save_probabilities, overwrite=not continue_prediction,
+            num_processes_preprocessing=num_processes_preprocessing,
+            num_processes_segmentation_export=num_processes_export)
+    return _require_written([Path(output_folder) / f"{case}{description['file_ending']}" for case in mine])
+
+
+def find_cases(folder: Path, description: dict[str, Any], reader: str) -> dict[str, list[Path]]:
+    """The cases of a folder and the files of each, in the order of the channels.
+
+    Args:
+        folder: images in nnU-Net's naming, CASE_0000.ENDING.
+        description: the training data's dataset.json.
+        reader: name of nnU-Net's reader; files of NaturalImage2DIO hold several channels.
+
+    Raises:
+        LDSegError: no images, names without a channel number, or a wrong number of channels (all cases are named).
+    """
+    ending = description["file_ending"]
+    if not folder.is_dir():
+        raise LDSegError(f"The input folder {folder} does not exist.", "Give a folder of images to -i.")
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(ending) and path.is_file())
+    if not files:
+        raise LDSegError(f"The input folder {folder} holds no {ending} files.",
+                         f"Images must have the ending of the training data: CASE_0000{ending}.")
+    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(ending))
+    unnumbered = [path.name for path in files if not pattern.fullmatch(path.name)]
+    if unnumbered:
+        raise LDSegError(f"File names without a channel number: {_named(unnumbered)}.",
+                         f"Rename them to CASE_0000{ending}, the next channel to CASE_0001{ending}, ...")
+    cases: dict[str, list[Path]] = {}
+    for path in files:
+        cases.setdefault(path.name[:-len(ending) - len("_0000")], []).append(path)
+    _require_channels(cases, list(description["channel_names"].values()), reader)
+    return cases
+
+
+def _require_channels(cases: dict[str, list[Path]], channels: list[str], reader: str) -> None:
+    wrong = []
+    for case, files in cases.items():
+        numbered = [path.name[:path.name.rindex("_") + 5].endswith(f"_{i:04d}") for i, path in enumerate(files)]
+        number = sum(_channels_in(path, reader) for path in files)
+        if number != len(channels):
+            wrong.append(f"{case} has {number}")
+        elif not all(numbered):
+            wrong.append(f"{case} is not numbered from 0000 on")
+    if wrong:
+        expected = f"the model takes {len(channels)} ({', '.join(channels)})"
+        raise LDSegError(f"Wrong channels: {'; '.join(wrong)}; {expected}.",
+                         "Give every case one file a channel, numbered _0000, _0001, ... as in training.")
+
+
+def _channels_in(path: Path, reader: str) -> int:
+    """Channels of one file, from its header."""
+    if reader not in ("NaturalImage2DIO", "SimpleITKIO"):
+        return 1
+    import SimpleITK as sitk
+
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:
+        raise LDSegError(f"{path} cannot be read as an image.", "Replace or remove the file.") from error
+    size = header.GetSize()
+    return header.GetNumberOfComponents() * (size[3] if len(size) == 4 else 1)
+
+
+def _load_predictor(model: Path, folds: Sequence[str | int], checkpoint_name: str, **options: Any) -> Any:
+    from ldseg_auto.inference.predictor import LDSegPredictor
+
+    predictor = LDSegPredictor(**options)
+    predictor.initialize_from_trained_model_folder(str(model), tuple(folds), checkpoint_name)
+    return predictor
+
+
+def _require_in_range(num_parts: int, part_id: int, tile_step_size: float, eta: float | None) -> None:
+    if num_parts < 1 or not 0 <= part_id < num_parts:
+        raise LDSegError(f"part_id {part_id} is not one of {num_parts} parts.",
+                         f"Count from 0: -part_id must lie between 0 and num_parts - 1 = {num_parts - 1}.")
+    if not 0 < tile_step_size <= 1:
+        raise LDSegError(f"step_size is {tile_step_size}.", "Give a share of the patch, above 0 up to 1, such as 0.5.")
+    if eta is not None and not 0 <= eta <= 1:
+        raise LDSegError(f"eta is {eta}.", "Give 0 (no noise added) to 1 (ancestral sampling).")
+
+
+def _require_other_folder(input_folder: Path, output_folder: Path) -> None:
+    if output_folder.exists() and output_folder.resolve() == input_folder.resolve():
+        raise LDSegError(f"Input and output are the same folder, {input_folder}.", "Give another folder to -o.")
+    if output_folder.exists() and not output_folder.is_dir():
+        raise LDSegError(f"The output {output_folder} is a file.", "Give a folder to -o.")
+
+
+def _require_written(files: list[Path]) -> list[Path]:
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise LDSegError(f"{len(missing)} of {len(files)} segmentations were not written: {_named(missing)}.",
+                         "Look for the first error above, then run the command again with --continue_prediction.")
+    return files
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -1,0 +1,78 @@
+"""Uncertainty maps: computed from probabilities in the image's own geometry and written beside the segmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk  # noqa: N813, its usual name
+from nnunetv2.inference import export_prediction
+from scipy.special import entr
+
+from ldseg_auto.inference.binding import bound
+
+FOLDER = "uncertainty"  # a folder of its own: nnU-Net's folder commands read every file with the data set's ending
+_LEVELS = 65535
+
+
+def predictive_entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
+    """Entropy of the mean prediction in nats.
+
+    Args:
+        probabilities: (K, z, y, x); of labels that exclude each other they sum to one over K.
+        regions: the K regions may overlap; then the mean of their binary entropies is returned.
+
+    Returns:
+        (z, y, x), float32; at most log K (labels) or log 2 (regions).
+    """
+    if regions:
+        return (entr(probabilities) + entr(1 - probabilities)).mean(0, dtype=np.float32)
+    return entr(probabilities).sum(0, dtype=np.float32)
+
+
+def export_with_entropy(prediction: np.ndarray, properties: dict, configuration_manager: Any, plans_manager: Any,
+                        dataset_json: dict, output_file_truncated: str, save_probabilities: bool = False) -> None:
+    """nnU-Net's export, and the entropy of the same probabilities as `uncertainty/CASE_entropy.nii.gz`."""
+    label_manager = plans_manager.get_label_manager(dataset_json)
+    convert = export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape
+    probabilities: list[np.ndarray] = []
+
+    def keep_probabilities(*args: Any, return_probabilities: bool = False, **kwargs: Any) -> Any:
+        segmentation, probability = convert(*args, return_probabilities=True, **kwargs)
+        probabilities.append(probability)
+        return (segmentation, probability) if return_probabilities else segmentation
+
+    with bound(export_prediction, convert_predicted_logits_to_segmentation_with_correct_shape=keep_probabilities):
+        export_prediction.export_prediction_from_logits(
+            prediction, properties, configuration_manager, plans_manager, dataset_json, output_file_truncated,
+            save_probabilities)
+    case = Path(output_file_truncated)
+    folder = case.parent / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_map(predictive_entropy(probabilities[0], label_manager.has_regions), folder / f"{case.name}_entropy.nii.gz",
+              plans_manager.image_reader_writer_class(), properties)
+
+
+def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties: dict) -> None:
+    """A map (z, y, x) >= 0 as a float32 NIfTI with the geometry that the reader found in the image.
+
+    Readers know how to write a segmentation back (orientation restored and all), but integers only: the map goes
+    through them in 65,536 levels. Images without geometry (PNG) get a NIfTI without it.
+    """
+    if "sitk_stuff" not in properties and "nibabel_stuff" not in properties:
+        sitk.WriteImage(sitk.GetImageFromArray(values[0] if len(values) == 1 else values), str(filename))
+        return
+    scale = float(values.max()) / _LEVELS or 1.0
+    temporary = filename.with_name(f"{filename.name.removesuffix('.nii.gz')}.part.nii.gz")
+    try:
+        reader_writer.write_seg(np.rint(values / scale).astype(np.uint16), str(temporary), properties)
+        if "nibabel_stuff" in properties:
+            levels = nibabel.load(temporary)
+            data = np.asarray(levels.dataobj, dtype=np.float32) * np.float32(scale)
+            nibabel.save(nibabel.Nifti1Image(data, levels.affine), filename)
+        else:
+            sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(temporary)), sitk.sitkFloat32) * scale, str(filename), True)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""(z_t, t, condition) -> the denoiser's output, on the latent's grid only."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812, the field's usual name
+
+from ldseg_auto.config import LDSegConfig
+from ldseg_auto.networks.blocks import SelfAttention, TimedResidualBlock, TimeEmbedding, conv3, group_norm
+
+
+class Denoiser(nn.Module):
+    """A small U-Net with time embedding and attention at its lowest level.
+
+    The condition also reaches the output directly: at t = T, where z_t holds nothing, the estimate of z_0 is a
+    function of the condition alone, and this path lets the image encoder learn without the U-Net in between.
+    """
+
+    def __init__(self, config: LDSegConfig, condition_channels: int):
+        super().__init__()
+        conv_op, widths = config.conv_op, config.denoiser_features
+        embedding = 4 * widths[0]
+        self.time = TimeEmbedding(embedding, config.timesteps)
+        self.from_latent = conv3(conv_op, config.latent_channels, widths[0])
+        self.from_condition = conv_op(condition_channels, widths[0], 1)
+        self.direct = conv_op(condition_channels, config.latent_channels, 1)
+        self.down = nn.ModuleList()
+        self.shrink = nn.ModuleList()
+        for i, width in enumerate(widths):
+            self.down.append(nn.ModuleList(TimedResidualBlock(conv_op, width, width, embedding)
+                                           for _ in range(config.denoiser_blocks)))
+            if i + 1 < len(widths):
+                self.shrink.append(conv3(conv_op, width, widths[i + 1], 2))
+        self.attention = SelfAttention(conv_op, widths[-1])
+        self.widen = nn.ModuleList(conv_op(widths[i + 1], widths[i], 1) for i in range(len(widths) - 1))
+        self.up = nn.ModuleList(nn.ModuleList(TimedResidualBlock(conv_op, width, width, embedding)
+                                              for _ in range(config.denoiser_blocks)) for width in widths[:-1])
+        self.out = nn.Sequential(group_norm(widths[0]), nn.SiLU(), conv3(conv_op, widths[0], config.latent_channels))
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """(B, c, *grid), (B,), (B, d, *grid) -> (B, c, *grid)."""
+        embedding = self.time(timestep)
+        h = self.from_latent(noisy) + self.from_condition(condition)
+        skips = []
+        for i, blocks in enumerate(self.down):
+            for block in blocks:
+                h = block(h, embedding)
+            if i < len(self.shrink):
+                skips.append(h)
+                h = self.shrink[i](h)
+        h = self.attention(h)
+        for i in range(len(self.up) - 1, -1, -1):
+            skip = skips[i]
+            # grids need not be divisible by two
+            h = skip + F.interpolate(self.widen[i](h), size=skip.shape[2:], mode="nearest")
+            for block in self.up[i]:
+                h = block(h, embedding)
+        return self.out(h) + self.direct(condition)

@@ -1,0 +1,50 @@
+"""Image -> condition: nnU-Net's encoder, then up again to the latent's grid and no further."""
+
+from __future__ import annotations
+
+import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from torch import nn
+
+from ldseg_auto.config import LDSegConfig
+
+
+class ImageEncoder(nn.Module):
+    """nnU-Net's encoder at full depth and its decoder's lowest stages, which end at the latent's stage.
+
+    The deep stages give the context of a U-Net; the decoder's costly stages near full resolution are gone.
+    """
+
+    def __init__(self, config: LDSegConfig, input_channels: int):
+        super().__init__()
+        encoder_class, blocks = ((PlainConvEncoder, "n_conv_per_stage") if config.encoder == "plain"
+                                 else (ResidualEncoder, "n_blocks_per_stage"))
+        shared = {name: getattr(config, name) for name in
+                  ("conv_op", "conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin",
+                   "nonlin_kwargs")}
+        self.encoder = encoder_class(
+            input_channels=input_channels, n_stages=config.n_stages, features_per_stage=config.features_per_stage,
+            kernel_sizes=config.kernel_sizes, strides=config.strides, return_skips=True,
+            **{blocks: config.n_conv_per_stage}, **shared)
+        self.latent_stage = config.latent_stage
+        self.channels = config.features_per_stage[config.latent_stage]
+        coarse_to_fine = range(config.n_stages - 2, config.latent_stage - 1, -1)
+        transposed = get_matching_convtransp(config.conv_op)
+        self.up = nn.ModuleList(
+            transposed(config.features_per_stage[s + 1], config.features_per_stage[s], config.strides[s + 1],
+                       config.strides[s + 1], bias=config.conv_bias) for s in coarse_to_fine)
+        self.merge = nn.ModuleList(
+            StackedConvBlocks(num_convs=2, input_channels=2 * config.features_per_stage[s],
+                              output_channels=config.features_per_stage[s], kernel_size=config.kernel_sizes[s],
+                              initial_stride=1, **shared) for s in coarse_to_fine)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """(B, C, *S) -> features of the latent's stage, then of each coarser one: (B, d_s, *S / f_s)."""
+        skips = self.encoder(image)
+        features = [skips[-1]]
+        for up, merge, skip in zip(self.up, self.merge, skips[-2:self.latent_stage - len(skips) - 1:-1], strict=True):
+            features.insert(0, merge(torch.cat([up(features[0]), skip], dim=1)))
+        return features

@@ -1,0 +1,190 @@
+"""`plan_and_preprocess`: check a raw data set, fingerprint it, plan, preprocess."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprint_dataset,
+    plan_experiment_dataset,
+    preprocess_dataset,
+)
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as verify
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from ldseg_auto import fingerprint, folders
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.planners.ldseg_planner import LDSegPlanner
+
+STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")  # which of them a data set gets, the planner decides
+_PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's: volumes at full resolution are large
+_NAMED_FILES = 10
+
+
+def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Sequence[str] | None = None,
+                        gpu_memory_target_in_gb: float | None = None,
+                        overwrite_target_spacing: Sequence[float] | None = None, plans_name: str | None = None,
+                        num_processes: int | Sequence[int] | None = None,
+                        num_processes_fingerprint: int | None = None, verify_dataset_integrity: bool = False,
+                        clean: bool = False, no_preprocessing: bool = False,
+                        verbose: bool = False) -> dict[str, dict[str, Any]]:
+    """From raw data sets to `LDSegPlans.json` and preprocessed cases.
+
+    All data sets are checked before the first is worked on.
+
+    Args:
+        dataset_ids: IDs or full names.
+        configurations: to preprocess; None: all that are planned.
+        gpu_memory_target_in_gb: memory of the GPU to train on; None: nnU-Net's 8.
+        overwrite_target_spacing: in mm, of 3d_fullres, in the files' order of axes.
+        plans_name: None: LDSegPlans.
+        num_processes: for preprocessing, one number or one per configuration.
+        num_processes_fingerprint: for both fingerprints.
+        verify_dataset_integrity: compare every image with its label first, as nnU-Net does.
+        clean: fingerprint again even where there is one.
+        no_preprocessing: stop after planning.
+        verbose: show what nnU-Net prints.
+
+    Returns:
+        name of the data set -> its plans.
+
+    Raises:
+        LDSegError: a folder, file, case or option is not as it must be.
+    """
+    folders.require_environment(folders.RAW, folders.PREPROCESSED)
+    _check_options(gpu_memory_target_in_gb, overwrite_target_spacing, plans_name)
+    names = list(dict.fromkeys(folders.find_dataset(i, (folders.RAW,)) for i in dataset_ids))
+    cases = {name: check_raw_dataset(name) for name in names}
+    for name in names:
+        _refuse_foreign_plans(name, plans_name or folders.DEFAULT_PLANS)
+    processes = num_processes_fingerprint or default_num_processes
+    result = {}
+    for name in names:
+        number = folders.dataset_id(name)
+        if verify_dataset_integrity:
+            _verify(name, processes)
+        _fingerprint(name, cases[name], processes, clean, verbose)
+        plans, identifier = plan_experiment_dataset(
+            number, LDSegPlanner, gpu_memory_target_in_gb, overwrite_target_spacing=_as_tuple(overwrite_target_spacing),
+            overwrite_plans_name=plans_name)
+        chosen = _planned(plans, configurations)
+        if not no_preprocessing:
+            with _quiet(verbose):
+                preprocess_dataset(number, identifier, chosen, _processes(num_processes, chosen), verbose)
+        result[name] = plans
+    return result
+
+
+def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
+    """The training cases, identifier -> {"images": files, "label": file}.
+
+    Raises:
+        LDSegError: dataset.json, images or labels are missing or do not fit each other.
+    """
+    folders.require_raw(name)
+    folder = folders.folder_of(folders.RAW) / name
+    description = folders.read_json(folder / "dataset.json")
+    try:
+        LabelManager(description["labels"], description.get("regions_class_order"))
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        raise LDSegError(f"The labels in {folder / 'dataset.json'} are not valid: {error}.",
+                         'Write them as in {"background": 0, "liver": 1, "tumour": 2}.') from error
+    cases = get_filenames_of_train_images_and_targets(str(folder), description)
+    if not cases:
+        raise LDSegError(f"{folder / 'imagesTr'} holds no image that ends in {description['file_ending']}.",
+                         f"Images are named CASE_0000{description['file_ending']}; is file_ending right?")
+    channels = len(description["channel_names"])
+    problems = [f"{case}: no label file" for case, files in cases.items() if not Path(files["label"]).is_file()]
+    problems += [f"{case}: {len(files['images'])} of {channels} channels" for case, files in cases.items()
+                 if len(files["images"]) != channels]
+    if problems:
+        raise LDSegError(f"{len(problems)} training cases of {name} are incomplete: " + _named(problems) + ".",
+                         "Each case needs imagesTr/CASE_0000 to one file per channel, and labelsTr/CASE.")
+    return cases
+
+
+def _check_options(memory_gb: float | None, spacing: Sequence[float] | None, plans_name: str | None) -> None:
+    if memory_gb is not None and memory_gb <= 0:
+        raise LDSegError(f"The memory target is {memory_gb} GB.", "Give the GPU's memory, for example 8.")
+    if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
+        raise LDSegError(f"The target spacing is {list(spacing)}.", "Give three positive numbers, in mm.")
+    if plans_name is not None and ("__" in plans_name or not re.fullmatch(r"[\w.-]+", plans_name)):
+        raise LDSegError(f"The plans cannot be named {plans_name!r}.",
+                         "Use letters and digits, without '__': nnU-Net splits the names of its folders there.")
+
+
+def _refuse_foreign_plans(name: str, plans_name: str) -> None:
+    file = folders.folder_of(folders.PREPROCESSED) / name / f"{plans_name}.json"
+    if file.is_file():
+        planner = folders.read_json(file).get("experiment_planner_used")
+        if planner != LDSegPlanner.__name__:
+            raise LDSegError(f"{file} was written by {planner}: planning would overwrite it.",
+                             "Choose another name with -overwrite_plans_name.")
+
+
+def _verify(name: str, processes: int) -> None:
+    try:
+        verify(str(folders.folder_of(folders.RAW) / name), processes)
+    except (AssertionError, RuntimeError) as error:
+        raise LDSegError(f"The integrity check of {name} failed: {error}", "Correct the files named above.") from error
+
+
+def _fingerprint(name: str, cases: dict[str, dict[str, Any]], processes: int, clean: bool, verbose: bool) -> None:
+    """nnU-Net's fingerprint and ours; what is there is kept unless the number of cases has changed."""
+    folder = folders.folder_of(folders.PREPROCESSED) / name
+    description = folders.read_json(folders.folder_of(folders.RAW) / name / "dataset.json")
+    reader = determine_reader_writer_from_dataset_json(description, next(iter(cases.values()))["images"][0],
+                                                       verbose=verbose)
+    fingerprint.extract_label_fingerprint(cases, description, reader, folder / fingerprint.FILE_NAME, processes, clean)
+    existing = folder / "dataset_fingerprint.json"
+    stale = existing.is_file() and len(folders.read_json(existing)["spacings"]) != len(cases)
+    with _quiet(verbose):
+        extract_fingerprint_dataset(folders.dataset_id(name), num_processes=processes, clean=clean or stale,
+                                    verbose=verbose)
+
+
+def _planned(plans: dict[str, Any], requested: Sequence[str] | None) -> list[str]:
+    """Requested configurations that are planned; nnU-Net's standard ones are skipped where the data need none."""
+    planned = [name for name, plan in plans["configurations"].items() if "inherits_from" not in plan]
+    if requested is None:
+        return planned
+    unknown = [name for name in requested if name not in plans["configurations"] and name not in STOCK_CONFIGURATIONS]
+    chosen = [name for name in requested if name in plans["configurations"]]
+    if unknown or not chosen:
+        raise LDSegError(f"There is no configuration {', '.join(unknown or requested)} for {plans['dataset_name']}.",
+                         f"Choose from: {', '.join(planned)}.")
+    skipped = [name for name in requested if name not in chosen]
+    if skipped:
+        print(f"{plans['dataset_name']} needs no {', '.join(skipped)}: skipped.")
+    return chosen
+
+
+def _processes(num_processes: int | Sequence[int] | None, configurations: Sequence[str]) -> list[int]:
+    if num_processes is None:
+        return [min(_PREPROCESSING_PROCESSES.get(name, 4), default_num_processes) for name in configurations]
+    given = [num_processes] if isinstance(num_processes, int) else list(num_processes)
+    if len(given) not in (1, len(configurations)):
+        raise LDSegError(f"{len(given)} numbers of processes came for {len(configurations)} configurations "
+                         f"({', '.join(configurations)}).", "Give one number, or one per configuration.")
+    return given * len(configurations) if len(given) == 1 else given
+
+
+def _quiet(verbose: bool) -> Any:
+    return nullcontext() if verbose else redirect_stdout(StringIO())
+
+
+def _as_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(v) for v in values)
+
+
+def _named(problems: Sequence[str]) -> str:
+    more = f" and {len(problems) - _NAMED_FILES} more" if len(problems) > _NAMED_FILES else ""
+    return "; ".join(problems[:_NAMED_FILES]) + more

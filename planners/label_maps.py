@@ -1,0 +1,129 @@
+"""Training label maps as the network will see them: transposed, cropped, at a configuration's spacing.
+
+A few cases and a bounded window of each are enough to measure how well labels can be coded, and keep the planner at
+seconds and at some 100 MB for data of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from scipy import ndimage
+from tqdm import tqdm
+
+IGNORED = -1
+MAX_CASES = 20
+MAX_NATIVE_VOXELS = 4_000_000  # kept of a case
+MAX_VOXELS = 1_000_000  # of a case at the configuration's spacing
+MAX_SLICES = 16  # of a case, 2D
+_MARGIN_VOXELS = 8  # around the foreground: blocks at its border need their background
+
+Resample = Callable[[np.ndarray, Sequence[int], Sequence[float], Sequence[float]], np.ndarray]
+
+
+class NativeLabels(NamedTuple):
+    labels: np.ndarray  # (z, y, x) after the transpose: class index or IGNORED
+    spacing_mm: tuple[float, ...]
+
+
+class LabelMaps:
+    """Label maps of up to `MAX_CASES` training cases with foreground, spread evenly over the sorted identifiers.
+
+    Args:
+        cases: identifier -> {"label": file, ...}, as nnU-Net lists them.
+        reader_class: nnU-Net's reader of these files.
+        labels: label values in the order of their class index; every other value is ignored.
+        transpose_forward: nnU-Net's order of axes.
+        seed: of the windows' positions.
+    """
+
+    def __init__(self, cases: Mapping[str, Mapping[str, Any]], reader_class: type[BaseReaderWriter],
+                 labels: Sequence[int], transpose_forward: Sequence[int], seed: int = 0):
+        self._rng = np.random.default_rng(seed)
+        self._read: list[NativeLabels] = []
+        wanted = min(MAX_CASES, len(cases))
+        with tqdm(total=wanted, desc="Label maps for the latent") as progress:
+            for name in spread_evenly(sorted(cases), wanted):
+                native = read_labels(cases[name]["label"], reader_class, labels, transpose_forward)
+                if (native.labels > 0).any():
+                    box = self._crop(native.labels, MAX_NATIVE_VOXELS)
+                    self._read.append(NativeLabels(native.labels[box].copy(), native.spacing_mm))
+                    progress.update()
+                if len(self._read) == wanted:
+                    break
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def at_spacing(self, spacing_mm: Sequence[float], resample: Resample) -> list[np.ndarray]:
+        """Label maps at a configuration's spacing.
+
+        Args:
+            spacing_mm: target, 3 entries, or 2 for slices of the transposed volume.
+            resample: (labels (1, z, y, x), new shape, current spacing, new spacing) -> labels, nnU-Net's function.
+
+        Returns:
+            volumes, or slices one by one.
+        """
+        maps: list[np.ndarray] = []
+        for native in self._read:
+            labels = native.labels
+            target = [float(s) for s in spacing_mm]
+            if len(target) == 2:  # nnU-Net leaves the distance of slices as it is
+                target = [native.spacing_mm[0], *target]
+                labels = _slices_with_foreground(labels)
+            growth = prod(old / new for old, new in zip(native.spacing_mm, target, strict=True))
+            labels = labels[self._window(labels, max(1, int(MAX_VOXELS / growth)))]
+            shape = np.maximum(1, compute_new_shape(labels.shape, native.spacing_mm, target))
+            resampled = resample(labels[None], shape, native.spacing_mm, target)[0].astype(np.int16)
+            maps.extend(resampled if len(spacing_mm) == 2 else [resampled])
+        return maps
+
+    def _crop(self, labels: np.ndarray, max_voxels: int) -> tuple[slice, ...]:
+        """Bounding box of the foreground with a margin, cut down to the limit."""
+        found = ndimage.find_objects((labels > 0).astype(np.int8))[0]
+        box = tuple(slice(max(0, s.start - _MARGIN_VOXELS), s.stop + _MARGIN_VOXELS) for s in found)
+        inner = self._window(labels[box], max_voxels)
+        return tuple(slice(outer.start + s.start, outer.start + s.stop) for outer, s in zip(box, inner, strict=True))
+
+    def _window(self, labels: np.ndarray, max_voxels: int) -> tuple[slice, ...]:
+        """A box of at most `max_voxels` (all if that suffices) around a random voxel of a random present class."""
+        shrink = min(1.0, (max_voxels / labels.size) ** (1 / labels.ndim))
+        edges = [max(1, int(edge * shrink)) for edge in labels.shape]
+        if shrink == 1.0:
+            return tuple(slice(0, edge) for edge in labels.shape)
+        present = [label for label in np.unique(labels) if label > 0]
+        voxels = np.argwhere(labels == self._rng.choice(present))
+        centre = voxels[self._rng.integers(len(voxels))]
+        starts = [int(np.clip(c - edge // 2, 0, size - edge))
+                  for c, edge, size in zip(centre, edges, labels.shape, strict=True)]
+        return tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))
+
+
+def read_labels(file: str, reader_class: type[BaseReaderWriter], labels: Sequence[int],
+                transpose_forward: Sequence[int]) -> NativeLabels:
+    """One label file, transposed, as class indices; values that are no label become IGNORED."""
+    values, properties = reader_class().read_seg(file)
+    volume = np.asarray(values)[0].transpose(transpose_forward)
+    indices = np.full(volume.shape, IGNORED, dtype=np.int16)
+    for index, label in enumerate(labels):
+        indices[volume == label] = index
+    return NativeLabels(indices, tuple(float(properties["spacing"][axis]) for axis in transpose_forward))
+
+
+def spread_evenly(names: Sequence[str], wanted: int) -> list[str]:
+    """All names: first `wanted` of them evenly spread, then the others (in case some of the first are empty)."""
+    first = [names[i] for i in np.linspace(0, len(names) - 1, wanted).round().astype(int)]
+    return [*first, *(name for name in names if name not in set(first))]
+
+
+def _slices_with_foreground(labels: np.ndarray) -> np.ndarray:
+    """Up to `MAX_SLICES` slices of (z, y, x), evenly spread over those with foreground."""
+    found = np.flatnonzero((labels > 0).any(axis=(1, 2)))
+    chosen = np.linspace(0, len(found) - 1, min(MAX_SLICES, len(found))).round().astype(int)
+    return labels[found[chosen]]

@@ -1,0 +1,236 @@
+"""nnU-Net's planner with a latent chosen from the labels and the memory of this network: `LDSegPlans.json`."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import fields
+from functools import partial
+from math import isnan, prod
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from ldseg_auto.config import LDSegConfig
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.fingerprint import label_groups
+from ldseg_auto.planners.label_maps import LabelMaps
+from ldseg_auto.planners.latent_geometry import (
+    TARGET_MEAN,
+    TARGET_WORST,
+    LatentCeiling,
+    LatentChoice,
+    candidate_strides,
+    choose_latent,
+    label_coding_ceiling,
+)
+from ldseg_auto.planners.memory import (
+    DENOISER_SHARE,
+    choose_denoiser_features,
+    memory_gb,
+    network_cost,
+    training_elements,
+)
+
+NETWORK_CLASS = "ldseg_auto.networks.ldseg_net.LDSegNet"
+MAX_BLOCK_VOXELS = 4096  # coarser latents are not examined
+_SPACING_TOLERANCE = 0.15  # relative; within it the search for 3d_lowres shares its evidence
+
+
+class LDSegPlanner(ExperimentPlanner):
+    """Spacing, normalisation, resampling and pooling are nnU-Net's; the rest is decided for `LDSegNet`.
+
+    The latent is chosen on each pooling path that nnU-Net's memory loop meets, the last of which is the final
+    patch's; what it rests on (the label-coding ceilings) is measured once per spacing and stride.
+    """
+
+    def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float = 8,
+                 preprocessor_name: str = "DefaultPreprocessor", plans_name: str = "LDSegPlans",
+                 overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
+                 suppress_transpose: bool = False):
+        super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name,
+                         overwrite_target_spacing, suppress_transpose)
+        self.label_manager = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
+        self.target_mean = TARGET_MEAN
+        self.target_worst = TARGET_WORST
+        self.latent_min_edge = 2
+        self.denoiser_share = DENOISER_SHARE
+        self._label_maps: LabelMaps | None = None
+        self._maps_at: dict[tuple[float, ...], list[np.ndarray]] = {}
+        self._ceilings: dict[tuple[tuple[float, ...], tuple[int, ...]], list[LatentCeiling]] = {}
+        self._planned_spacing: tuple[float, ...] = ()
+
+    def static_estimate_VRAM_usage(self, patch_size: Any, input_channels: int, output_channels: int,  # noqa: N802
+                                   arch_class_name: str, arch_kwargs: dict, arch_kwargs_req_import: Any) -> int:
+        """Feature-map elements of one training step per sample.
+
+        Called by nnU-Net's memory loop. From formulas: nothing is built and no thread setting touched (nnU-Net's own
+        sets torch's threads to `nnUNet_n_proc_DA`, which fails at 0). `output_channels` is nnU-Net's len(labels),
+        wrong for regions and the ignore label: the label manager's count is used.
+        """
+        spacing = self._evidence_spacing(self._planned_spacing, _SPACING_TOLERANCE)
+        config, _ = self._design_network(arch_kwargs, patch_size, spacing)
+        return training_elements(network_cost(config, patch_size, input_channels, self._num_heads))
+
+    def get_plans_for_configuration(self, spacing: Any, median_shape: Any, data_identifier: str,
+                                    approximate_n_voxels_dataset: float, _cache: dict) -> dict:
+        """nnU-Net's plan for one configuration, with `LDSegNet` as its network and the evidence under `ldseg`."""
+        self._planned_spacing = tuple(float(s) for s in spacing)
+        # nnU-Net's cache of estimates does not tell spacings apart, and ours cost nothing
+        plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier,
+                                                   approximate_n_voxels_dataset, {})
+        self._write_network(plan, self._evidence_spacing(self._planned_spacing, _SPACING_TOLERANCE))
+        return plan
+
+    def plan_experiment(self) -> dict:
+        """Plan every configuration and save the plans; `explain` says what nnU-Net's planner would print."""
+        with redirect_stdout(io.StringIO()):
+            return super().plan_experiment()
+
+    def save_plans(self, plans: dict) -> None:
+        """Without a cascade (its second stage has no diffusion counterpart) and with evidence at each exact spacing."""
+        plans["configurations"].pop("3d_cascade_fullres", None)
+        for plan in plans["configurations"].values():
+            plan.pop("next_stage", None)
+            self._write_network(plan, tuple(float(s) for s in plan["spacing"]))
+        super().save_plans(plans)
+
+    @property
+    def _num_heads(self) -> int:
+        return self.label_manager.num_segmentation_heads
+
+    @property
+    def _num_inputs(self) -> int:
+        return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
+
+    def _write_network(self, plan: dict, spacing: tuple[float, ...]) -> None:
+        """Put the network for the plan's patch, and why it is that one, into the plan."""
+        architecture = plan["architecture"]
+        patch = [int(p) for p in plan["patch_size"]]
+        config, choice = self._design_network(architecture["arch_kwargs"], patch, spacing)
+        architecture["network_class_name"] = NETWORK_CLASS
+        architecture["arch_kwargs"] = config.to_arch_kwargs()
+        plan["ldseg"] = {
+            "latent": self._latent_evidence(choice, candidate_strides(config.strides), patch, spacing),
+            "denoiser": self._denoiser_evidence(config, patch),
+            "memory": self._memory_evidence(config, patch, plan["batch_size"]),
+        }
+
+    def _design_network(self, arch_kwargs: dict, patch: Any,
+                        spacing: tuple[float, ...]) -> tuple[LDSegConfig, LatentChoice]:
+        """The network's configuration on this pooling path."""
+        choice = self._choose_latent(candidate_strides(arch_kwargs["strides"]), patch, spacing)
+        known = {f.name for f in fields(LDSegConfig)}  # n_conv_per_stage_decoder has no counterpart
+        kwargs = {name: value for name, value in arch_kwargs.items() if name in known} | {
+            "latent_stride": choice.ceiling.stride,
+            "latent_channels": choice.ceiling.channels,
+            "output": "sigmoid" if self.label_manager.has_regions else "softmax",
+            "ignore_label": self.label_manager.ignore_label,
+        }
+        config = LDSegConfig.from_arch_kwargs(kwargs)
+        widths, _ = choose_denoiser_features(config, patch, self._num_inputs, self._num_heads, self.denoiser_share)
+        return LDSegConfig.from_arch_kwargs(config.to_arch_kwargs() | {"denoiser_features": widths}), choice
+
+    def _choose_latent(self, strides: list[tuple[int, ...]], patch: Any, spacing: tuple[float, ...]) -> LatentChoice:
+        choice = choose_latent(self._candidates(strides, spacing), patch, self.target_mean, self.target_worst,
+                               self.latent_min_edge)
+        if choice is None:
+            raise LDSegError(f"The patch {tuple(int(p) for p in patch)} is too small to be pooled: it has no latent.",
+                             "Images need at least 8 voxels along two axes at the target spacing: choose a finer "
+                             "target spacing (-overwrite_target_spacing) or leave these images out.")
+        return choice
+
+    def _candidates(self, strides: list[tuple[int, ...]], spacing: tuple[float, ...]) -> list[LatentCeiling]:
+        """Ceilings from the finest stride on, until one at which no number of channels clears the targets."""
+        candidates: list[LatentCeiling] = []
+        for stride in strides:
+            if prod(stride) > MAX_BLOCK_VOXELS:
+                break
+            ceilings = self._measure(stride, spacing)
+            candidates += ceilings
+            if not any(c.mean >= self.target_mean and c.worst >= self.target_worst for c in ceilings):
+                break
+        return candidates
+
+    def _measure(self, stride: tuple[int, ...], spacing: tuple[float, ...]) -> list[LatentCeiling]:
+        if (spacing, stride) not in self._ceilings:
+            labels = [int(label) for label in self.label_manager.all_labels]
+            regions = None
+            if self.label_manager.has_regions:
+                regions = [[labels.index(int(v)) for v in np.atleast_1d(region)]
+                           for region in self.label_manager.foreground_regions]
+            self._ceilings[spacing, stride] = label_coding_ceiling(self._maps(spacing), len(labels), stride,
+                                                                   regions=regions)
+        return self._ceilings[spacing, stride]
+
+    def _maps(self, spacing: tuple[float, ...]) -> list[np.ndarray]:
+        if self._label_maps is None:
+            self._label_maps = LabelMaps(self.dataset, self.determine_reader_writer(),
+                                         [int(label) for label in self.label_manager.all_labels],
+                                         self.determine_transpose()[0])
+            if not len(self._label_maps):
+                raise LDSegError("No training label holds any foreground.", "Check the files in labelsTr.")
+        if spacing not in self._maps_at:
+            function, kwargs = self.determine_resampling()[2:]
+            self._maps_at[spacing] = self._label_maps.at_spacing(spacing, partial(function, **kwargs))
+        return self._maps_at[spacing]
+
+    def _evidence_spacing(self, spacing: tuple[float, ...], tolerance: float) -> tuple[float, ...]:
+        """A spacing already measured within the tolerance, else this one: 3d_lowres is sought in steps of 3 %."""
+        for known in self._maps_at:
+            if len(known) == len(spacing) and np.allclose(known, spacing, rtol=tolerance, atol=0):
+                return known
+        return spacing
+
+    def _latent_evidence(self, choice: LatentChoice, strides: list[tuple[int, ...]], patch: list[int],
+                         spacing: tuple[float, ...]) -> dict[str, Any]:
+        chosen = choice.ceiling
+        return {
+            "stride": list(chosen.stride),
+            "channels": chosen.channels,
+            "grid": [p // s for p, s in zip(patch, chosen.stride, strict=True)],
+            "cleared": choice.cleared,
+            "target_mean": self.target_mean,
+            "target_worst": self.target_worst,
+            "reason": ("the coarsest stride, then the fewest channels, that clear both targets" if choice.cleared else
+                       "no candidate clears both targets: the smallest shortfall"),
+            "label_maps": len(self._maps(spacing)),
+            "candidates": [self._candidate_evidence(c, c == chosen) for c in self._candidates(strides, spacing)],
+        }
+
+    def _candidate_evidence(self, ceiling: LatentCeiling, chosen: bool) -> dict[str, Any]:
+        return {
+            "stride": list(ceiling.stride),
+            "channels": ceiling.channels,
+            "mean": round(ceiling.mean, 4),
+            "worst": round(ceiling.worst, 4),
+            "per_class": {name: None if isnan(dice) else round(dice, 4)
+                          for name, dice in zip(self._class_names(), ceiling.dice_per_class, strict=True)},
+            "method": ceiling.method,
+            "chosen": chosen,
+        }
+
+    def _class_names(self) -> list[str]:
+        """In the order of the network's foreground outputs."""
+        groups = label_groups(self.label_manager, self.dataset_json["labels"])
+        return list(groups) if self.label_manager.has_regions else sorted(groups, key=lambda name: groups[name])
+
+    def _denoiser_evidence(self, config: LDSegConfig, patch: list[int]) -> dict[str, Any]:
+        _, share = choose_denoiser_features(config, patch, self._num_inputs, self._num_heads, self.denoiser_share)
+        return {"features": list(config.denoiser_features), "share_of_image_encoder": round(share, 4),
+                "limit": round(self.denoiser_share, 4),
+                "reason": "the widest whose one call stays below the limit, in multiply-adds at batch 1"
+                          if share <= self.denoiser_share else "the narrowest: all others cost still more"}
+
+    def _memory_evidence(self, config: LDSegConfig, patch: list[int], batch_size: int) -> dict[str, Any]:
+        costs = network_cost(config, patch, self._num_inputs, self._num_heads)
+        two_d = len(patch) == 2
+        reference = self.UNet_reference_val_2d if two_d else self.UNet_reference_val_3d
+        reference_batch = self.UNet_reference_val_corresp_bs_2d if two_d else self.UNet_reference_val_corresp_bs_3d
+        elements = training_elements(costs)
+        return {"elements_per_sample": elements, "parts": {part: cost.elements for part, cost in costs.items()},
+                "estimate_gb": round(memory_gb(elements, batch_size, reference, reference_batch,
+                                               self.UNet_reference_val_corresp_GB), 3),
+                "target_gb": self.UNet_vram_target_GB}

@@ -1,0 +1,54 @@
+"""nnU-Net's folders with one small data set in each state of the work: raw, preprocessed, trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+NAME = "Dataset004_Small"
+MODEL = "LDSegTrainer__LDSegPlans__3d_fullres"
+DESCRIPTION = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "organ": 1}, "numTraining": 10,
+               "file_ending": ".nii.gz"}
+PLANS = {"image_reader_writer": "SimpleITKIO",
+         "configurations": {"2d": {"data_identifier": "LDSegPlans_2d"},
+                            "3d_fullres": {"data_identifier": "LDSegPlans_3d_fullres"},
+                            "3d_lowres": {"inherits_from": "3d_fullres", "data_identifier": "LDSegPlans_3d_lowres"}}}
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(path))
+
+
+def _write_json(path: Path, content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def world(nnunet_folders, tmp_path, monkeypatch) -> dict[str, Path]:
+    """raw, preprocessed and model folder of `NAME`, and `images` with two complete cases; torch's threads kept."""
+    raw = nnunet_folders["nnUNet_raw"] / NAME
+    (raw / "imagesTr").mkdir(parents=True)
+    (raw / "labelsTr").mkdir()
+    _write_json(raw / "dataset.json", DESCRIPTION)
+    preprocessed = nnunet_folders["nnUNet_preprocessed"] / NAME
+    _write_json(preprocessed / "LDSegPlans.json", PLANS)
+    _write_json(preprocessed / "dataset.json", DESCRIPTION)
+    for configuration in ("2d", "3d_fullres"):
+        _write_json(preprocessed / f"LDSegPlans_{configuration}" / "case.json", {})
+    model = nnunet_folders["nnUNet_results"] / NAME / MODEL
+    _write_json(model / "dataset.json", DESCRIPTION)
+    _write_json(model / "plans.json", PLANS)
+    for fold in (0, 2):
+        (model / f"fold_{fold}").mkdir()
+        (model / f"fold_{fold}" / "checkpoint_final.pth").write_bytes(b"")
+    images = tmp_path / "images"
+    for case in ("a", "b"):
+        for channel in (0, 1):
+            write_image(images / f"{case}_{channel:04d}.nii.gz")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return {"raw": raw, "preprocessed": preprocessed, "model": model, "images": images, "out": tmp_path / "out",
+            "tmp": tmp_path}

@@ -1,0 +1,223 @@
+"""The commands' help, and that every flag reaches the function behind the command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ldseg_auto.cli import common, plan_and_preprocess, predict, train
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.inference.run import find_cases
+from ldseg_auto.trainers.run import _into_validation_best
+
+COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command):
+    code = ("import sys\n"
+            f"from ldseg_auto.cli.{command} import main\n"
+            "try:\n    main(['-h'])\n"
+            "except SystemExit as ended:\n"
+            "    heavy = {'torch', 'nnunetv2', 'SimpleITK', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+            "    sys.exit(f'imported {heavy}' if heavy else ended.code)\n")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           cwd=Path(__file__).resolve().parents[2])
+    assert ended.returncode == 0, ended.stderr
+    assert "usage:" in ended.stdout
+
+
+def _raise(error: BaseException):
+    raise error
+
+
+@pytest.mark.parametrize("error, code, printed", [
+    (LDSegError("Two\nlines.", "Cure."), 1, "error: Two lines. Cure.\n"), (KeyboardInterrupt(), 130, "interrupted\n")])
+def test_how_commands_end(error, code, printed, capsys):
+    assert common.run(lambda _: _raise(error), common.parser("A command."), []) == code
+    assert capsys.readouterr().err == printed
+
+
+def test_bugs_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        common.run(lambda _: _raise(ZeroDivisionError()), common.parser("A command."), [])
+
+
+class Recorder:
+    def __init__(self, result):
+        self.result = result
+
+    def __call__(self, *arguments, **options):
+        self.arguments, self.options = arguments, options
+        return self.result
+
+
+def test_plan_passes_its_flags(world, monkeypatch, capsys):
+    called = Recorder({"Dataset004_Small": {"plans_name": "P"}})
+    monkeypatch.setattr("ldseg_auto.planners.api.plan_and_preprocess", called)
+    monkeypatch.setattr("ldseg_auto.planners.explain.explain", lambda plans: f"because of {plans['plans_name']}")
+    assert plan_and_preprocess.main(["-d", "4"]) == 0
+    assert called.arguments == ([4],)
+    assert called.options == {"verify_dataset_integrity": False, "clean": False, "no_preprocessing": False,
+                              "verbose": False}
+    assert "because" not in capsys.readouterr().out
+    flags = ("-d Dataset004_Small -c 2d 3d_fullres -np 2 3 -npfp 4 -gpu_memory_target 8 -overwrite_target_spacing 1 2 3"
+             " -overwrite_plans_name P --verify_dataset_integrity --clean --no_pp --explain --verbose")
+    assert plan_and_preprocess.main(flags.split()) == 0
+    assert called.options == {
+        "configurations": ["2d", "3d_fullres"], "num_processes": [2, 3], "num_processes_fingerprint": 4,
+        "gpu_memory_target_in_gb": 8.0, "overwrite_target_spacing": [1.0, 2.0, 3.0], "plans_name": "P",
+        "verify_dataset_integrity": True, "clean": True, "no_preprocessing": True, "verbose": True}
+    assert "because of P" in capsys.readouterr().out
+
+
+class FakeTrainer:
+    """Records what `train_folds` does with a trainer."""
+
+    def __init__(self, folder: Path):
+        self.output_folder = str(folder)
+        self.calls: list = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def run_training(self):
+        self.calls.append("train")
+
+    def load_checkpoint(self, path):
+        self.calls.append(Path(path).name)
+
+    def perform_actual_validation(self, save_probabilities):
+        self.calls.append(("validate", save_probabilities))
+        (Path(self.output_folder) / "validation").mkdir(exist_ok=True)
+        (Path(self.output_folder) / "validation" / "of").write_text(str(self.calls))
+
+
+@pytest.fixture
+def trainers(world, monkeypatch):
+    made = []
+
+    def get_trainer(dataset, configuration, fold, trainer_name, plans_name, continue_training, device):
+        made.append(FakeTrainer(world["model"] / f"fold_{fold}"))
+        made[-1].made_with = (dataset, configuration, fold, trainer_name, plans_name, continue_training, device.type)
+        return made[-1]
+
+    monkeypatch.setattr("nnunetv2.run.run_training.get_trainer_from_args", get_trainer)
+    return made
+
+
+def test_train_passes_its_flags(trainers, world):
+    flags = "--epochs 7 --iterations_per_epoch 20 --max_minutes 1.5 --seed 3 --npz"
+    assert train.main(["4", "0", "all", "0", "-device", "cpu", *flags.split()]) == 0
+    assert [trainer.made_with[2] for trainer in trainers] == [0, "all"]
+    first = trainers[0]
+    assert first.made_with == ("Dataset004_Small", "3d_fullres", 0, "LDSegTrainer", "LDSegPlans", False, "cpu")
+    assert (first.num_epochs, first.num_iterations_per_epoch, first.num_val_iterations_per_epoch) == (7, 20, 4)
+    assert (first.max_minutes, first.seed, first.disable_checkpointing) == (1.5, 3, False)
+    assert first.calls == ["train", ("validate", True)]
+
+
+def test_train_leaves_the_rest_to_the_trainer(trainers, world):
+    assert train.main(["4", "1", "-c", "2d", "-device", "cpu", "--disable_checkpointing"]) == 0
+    assert trainers[0].made_with[1] == "2d" and trainers[0].disable_checkpointing
+    assert not {"num_epochs", "num_iterations_per_epoch", "max_minutes", "seed"} & set(vars(trainers[0]))
+
+
+def test_train_continues_and_validates(trainers, world):
+    assert train.main(["4", "0", "--c", "-device", "cpu"]) == 0
+    assert trainers[0].calls == ["checkpoint_final.pth", "train", ("validate", False)]
+    assert train.main(["4", "0", "--val", "-device", "cpu"]) == 0
+    assert trainers[1].calls == ["checkpoint_final.pth", ("validate", False)]
+
+
+def test_val_best_keeps_the_final_validation(trainers, world):
+    fold = world["model"] / "fold_0"
+    (fold / "checkpoint_best.pth").write_bytes(b"")
+    (fold / "validation").mkdir()
+    (fold / "validation" / "of").write_text("final")
+    assert train.main(["4", "0", "--val", "--val_best", "-device", "cpu"]) == 0
+    assert trainers[0].calls[-2] == "checkpoint_best.pth"
+    assert (fold / "validation" / "of").read_text() == "final"
+    assert "checkpoint_best" in (fold / "validation_best" / "of").read_text()
+
+
+def test_failed_validation_keeps_the_final_one(tmp_path):
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "of").write_text("final")
+    with pytest.raises(ValueError, match="broken"), _into_validation_best(tmp_path):
+        (tmp_path / "validation").mkdir()
+        raise ValueError("broken")
+    assert (tmp_path / "validation" / "of").read_text() == "final"
+    assert [p.name for p in tmp_path.iterdir()] == ["validation"]
+
+
+class FakePredictor:
+    made: list = []
+    forget = 0  # cases it fails to write
+
+    def __init__(self, **options):
+        self.options = options
+        self.predicted = None
+        FakePredictor.made.append(self)
+
+    def initialize_from_trained_model_folder(self, folder, folds, checkpoint_name):
+        self.model = (Path(folder).name, folds, checkpoint_name)
+
+    def predict_from_files(self, files, outputs, **options):
+        self.predicted, self.files_options = (files, outputs), options
+        for output in outputs[self.forget:]:
+            Path(output).parent.mkdir(exist_ok=True)
+            Path(f"{output}.nii.gz").write_bytes(b"")
+
+
+@pytest.fixture
+def predictors(world, monkeypatch):
+    monkeypatch.setattr("ldseg_auto.inference.predictor.LDSegPredictor", FakePredictor)
+    monkeypatch.setattr(FakePredictor, "made", [])
+    return FakePredictor.made
+
+
+def _predict(world, *flags: str) -> int:
+    return predict.main(["-i", str(world["images"]), "-o", str(world["out"]), "-d", "4", "-device", "cpu", *flags])
+
+
+def test_predict_chooses_model_and_folds(predictors, world, capsys):
+    assert _predict(world) == 0
+    made = predictors[0]
+    assert made.model == ("LDSegTrainer__LDSegPlans__3d_fullres", (0, 2), "checkpoint_final.pth")
+    assert [[Path(f).name for f in files] for files in made.predicted[0]] == \
+        [["a_0000.nii.gz", "a_0001.nii.gz"], ["b_0000.nii.gz", "b_0001.nii.gz"]]
+    assert {k: made.options[k] for k in ("steps", "samples", "eta", "seed", "uncertainty", "use_mirroring",
+                                         "tile_step_size")} == \
+        {"steps": None, "samples": None, "eta": None, "seed": 0, "uncertainty": False, "use_mirroring": True,
+         "tile_step_size": 0.5}
+    assert made.files_options["overwrite"] and not made.files_options["save_probabilities"]
+    assert "fold 0 2" in capsys.readouterr().out
+
+
+def test_predict_passes_its_flags(predictors, world):
+    flags = ("-f 2 -step_size 0.7 --disable_tta --continue_prediction --save_probabilities -npp 1 -nps 2 --steps 4"
+             " --samples 6 --eta 0.5 --seed 9 --uncertainty --disable_progress_bar --verbose -num_parts 2 -part_id 1")
+    assert _predict(world, *flags.split()) == 0
+    made = predictors[0]
+    assert made.model[1] == (2,)
+    assert {k: made.options[k] for k in ("steps", "samples", "eta", "seed", "uncertainty", "use_mirroring",
+                                         "tile_step_size", "allow_tqdm", "verbose")} == \
+        {"steps": 4, "samples": 6, "eta": 0.5, "seed": 9, "uncertainty": True, "use_mirroring": False,
+         "tile_step_size": 0.7, "allow_tqdm": False, "verbose": True}
+    assert made.files_options == {"save_probabilities": True, "overwrite": False, "num_processes_preprocessing": 1,
+                                  "num_processes_segmentation_export": 2}
+    assert [Path(output).name for output in made.predicted[1]] == ["b"]
+
+
+def test_predict_fails_unless_all_is_written(predictors, world, monkeypatch, capsys):
+    monkeypatch.setattr(FakePredictor, "forget", 1)
+    assert _predict(world) == 1
+    assert "1 of 2 segmentations were not written: a.nii.gz" in capsys.readouterr().err
+
+
+def test_colour_images_hold_their_channels_in_one_file(tmp_path):
+    from ldseg_auto.demo.phantom import write_dataset
+
+    folder = write_dataset(tmp_path, 8, "Photo", num_train=1, num_test=2, seed=0, dims="2d_rgb")
+    description = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "file_ending": ".png"}
+    assert list(find_cases(folder / "imagesTs", description, "NaturalImage2DIO")) == ["case_001", "case_002"]

@@ -1,0 +1,160 @@
+"""Every foreseeable mistake, through the real commands: exit code 1 and one line with cause and cure."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ldseg_auto.cli import demo, plan_and_preprocess, predict, train
+
+PLAN, TRAIN, PREDICT, DEMO = plan_and_preprocess.main, train.main, predict.main, demo.main
+PREDICT_ALL = ["-i", "{images}", "-o", "{out}", "-d", "4"]
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def _fails(capsys, command, arguments, *parts) -> None:
+    assert command(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
+    for part in parts:
+        assert part in error
+
+
+MISTAKES = {
+    "plan: unknown ID": (PLAN, ["-d", "77"], "no data set 77", "Dataset004_Small"),
+    "plan: unknown name": (PLAN, ["-d", "Dataset004_Other"], "no data set Dataset004_Other", "Choose one of"),
+    "plan: plans' name": (PLAN, ["-d", "4", "-overwrite_plans_name", "My__Plans"], "My__Plans", "without '__'"),
+    "train: unknown ID": (TRAIN, ["77", "0"], "no data set 77", "Choose one of: Dataset004_Small"),
+    "train: no plans": (TRAIN, ["4", "0", "-p", "Others"], "no plans named Others", "there are: LDSegPlans",
+                        "ldseg_plan_and_preprocess -d 4"),
+    "train: configuration": (TRAIN, ["4", "0", "-c", "3d"], "no configuration 3d", "2d, 3d_fullres, 3d_lowres"),
+    "train: not preprocessed": (TRAIN, ["4", "0", "-c", "3d_lowres"], "not preprocessed",
+                                "ldseg_plan_and_preprocess -d 4 -c 3d_lowres"),
+    "train: fold": (TRAIN, ["4", "0", "5"], "Fold 5 does not exist", "0 to 4, or all"),
+    "train: fold's name": (TRAIN, ["4", "first"], "Fold 'first'", "all"),
+    "train: trainer": (TRAIN, ["4", "0", "-tr", "NoTrainer", "-device", "cpu"], "no trainer named NoTrainer",
+                       "LDSegTrainer"),
+    "train: --c --val": (TRAIN, ["4", "0", "--c", "--val"], "--c and --val", "only one"),
+    "train: --val_best": (TRAIN, ["4", "0", "--val_best", "--disable_checkpointing"], "--val_best", "only one"),
+    "train: pretrained": (TRAIN, ["4", "0", "-pretrained_weights", "none.pth"], "no file none.pth", "checkpoint_"),
+    "train: --val": (TRAIN, ["4", "1", "--val"], "fold_1/checkpoint_final.pth", "--c"),
+    "train: --val --val_best": (TRAIN, ["4", "0", "--val", "--val_best"], "checkpoint_best.pth", "--c"),
+    "train: GPUs": (TRAIN, ["4", "0", "-num_gpus", "2"], "one GPU a fold", "nnUNetv2_train Dataset004_Small"),
+    "predict: unknown ID": (PREDICT, ["-i", "{images}", "-o", "{out}", "-d", "77"], "no data set 77", "Choose one of"),
+    "predict: not trained": (PREDICT, [*PREDICT_ALL, "-c", "2d"], "no checkpoint_final.pth",
+                             "LDSegTrainer__LDSegPlans__3d_fullres/fold_0/checkpoint_final.pth",
+                             "ldseg_train 4 0 -c 2d"),
+    "predict: trainer": (PREDICT, [*PREDICT_ALL, "-tr", "Other"], "Other__LDSegPlans__*", "-tr"),
+    "predict: checkpoint": (PREDICT, [*PREDICT_ALL, "-chk", "checkpoint_best.pth"], "no checkpoint_best.pth", "-chk"),
+    "predict: fold": (PREDICT, [*PREDICT_ALL, "-f", "0", "1"], "Fold 1 of", "folds are: 0 2", "ldseg_train 4 1"),
+    "predict: no folder": (PREDICT, ["-i", "{tmp}/no", "-o", "{out}", "-d", "4"], "does not exist", "-i"),
+    "predict: empty": (PREDICT, ["-i", "{model}/fold_0", "-o", "{out}", "-d", "4"], "holds no .nii.gz", "CASE_0000"),
+    "predict: same folder": (PREDICT, ["-i", "{images}", "-o", "{images}", "-d", "4"], "same folder", "-o"),
+    "predict: output": (PREDICT, ["-i", "{images}", "-o", "{model}/plans.json", "-d", "4"], "is a file", "-o"),
+    "predict: part": (PREDICT, [*PREDICT_ALL, "-num_parts", "2", "-part_id", "2"], "part_id 2", "num_parts - 1 = 1"),
+    "predict: step": (PREDICT, [*PREDICT_ALL, "-step_size", "1.5"], "step_size is 1.5", "up to 1"),
+    "predict: eta": (PREDICT, [*PREDICT_ALL, "--eta", "2"], "eta is 2.0", "0 (no noise added) to 1"),
+    "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake(name, world, capsys):
+    command, arguments, *parts = MISTAKES[name]
+    _fails(capsys, command, [argument.format(**world) for argument in arguments], *parts)
+
+
+@pytest.mark.parametrize("command, arguments, variable", [
+    (PLAN, ["-d", "4"], "nnUNet_raw"), (PLAN, ["-d", "4"], "nnUNet_preprocessed"),
+    (TRAIN, ["4", "0"], "nnUNet_preprocessed"), (TRAIN, ["4", "0"], "nnUNet_results"),
+    (PREDICT, PREDICT_ALL, "nnUNet_results")])
+def test_variable_not_set(command, arguments, variable, world, monkeypatch, capsys):
+    monkeypatch.delenv(variable)
+    _fails(capsys, command, arguments, f"{variable} is not set", f"export {variable}=")
+
+
+def test_raw_folder_does_not_exist(world, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(world["tmp"] / "no"))
+    _fails(capsys, PLAN, ["-d", "4"], "not a folder", "Set nnUNet_raw")
+
+
+def test_no_data_sets_at_all(nnunet_folders, capsys):
+    _fails(capsys, PLAN, ["-d", "4"], "no data set 4", "DatasetXXX_NAME")
+
+
+def test_ambiguous_id(world, capsys):
+    (world["raw"].parent / "Dataset004_Twin").mkdir()
+    _fails(capsys, PLAN, ["-d", "4"], "ambiguous: Dataset004_Small, Dataset004_Twin", "full name")
+
+
+def test_incomplete_raw_data(world, capsys):
+    (world["raw"] / "labelsTr").rmdir()
+    _fails(capsys, PLAN, ["-d", "4"], "lacks labelsTr", "nnU-Net's format")
+
+
+@pytest.mark.parametrize("content, part", [("{", "not valid JSON"), ('{"labels": {}}', "lacks channel_names")])
+def test_broken_description(content, part, world, capsys):
+    (world["raw"] / "dataset.json").write_text(content)
+    _fails(capsys, PLAN, ["-d", "4"], part)
+
+
+def test_fold_beyond_a_split_of_our_own(world, capsys):
+    (world["preprocessed"] / "splits_final.json").write_text(json.dumps([{"train": [], "val": []}] * 3))
+    _fails(capsys, TRAIN, ["4", "3"], "has 3 folds", "0 to 2, or all")
+
+
+def test_too_few_cases_to_split(world, capsys):
+    description = json.loads((world["preprocessed"] / "dataset.json").read_text()) | {"numTraining": 4}
+    (world["preprocessed"] / "dataset.json").write_text(json.dumps(description))
+    _fails(capsys, TRAIN, ["4", "0"], "4 training cases, too few for 5 folds", "fold all")
+
+
+def _remove_channel(images: Path) -> None:
+    (images / "b_0001.nii.gz").unlink()
+
+
+def _remove_two(images: Path) -> None:
+    _remove_channel(images)
+    (images / "a_0000.nii.gz").unlink()
+
+
+def _add_channel(images: Path) -> None:
+    shutil.copy(images / "b_0001.nii.gz", images / "b_0002.nii.gz")
+
+
+def _renumber(images: Path) -> None:
+    (images / "b_0001.nii.gz").rename(images / "b_0003.nii.gz")
+
+
+def _drop_number(images: Path) -> None:
+    (images / "b_0001.nii.gz").rename(images / "b.nii.gz")
+
+
+def _damage(images: Path) -> None:
+    (images / "b_0001.nii.gz").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("damage, parts", [
+    (_remove_channel, ("b has 1", "takes 2 (T1, T2)", "_0001")), (_remove_two, ("a has 1; b has 1",)),
+    (_add_channel, ("b has 3",)), (_renumber, ("b is not numbered",)), (_drop_number, ("b.nii.gz", "CASE_0000")),
+    (_damage, ("b_0001.nii.gz cannot be read", "Replace"))])
+def test_wrong_images(damage, parts, world, capsys):
+    damage(world["images"])
+    _fails(capsys, PREDICT, [argument.format(**world) for argument in PREDICT_ALL], *parts)
+
+
+def test_model_without_its_description(world, capsys):
+    (world["model"] / "plans.json").unlink()
+    _fails(capsys, PREDICT, [argument.format(**world) for argument in PREDICT_ALL], "plans.json is missing")
+
+
+@pytest.mark.parametrize("command, arguments", [
+    (PLAN, []), (PLAN, ["-d", "4", "--expl"]), (TRAIN, ["4"]), (TRAIN, ["4", "0", "--epochs", "0"]),
+    (TRAIN, ["4", "0", "--max_minutes", "-1"]), (PREDICT, [*PREDICT_ALL, "--samples", "many"]),
+    (PREDICT, [*PREDICT_ALL, "--sample", "3"]), (TRAIN, ["4", "0", "-device", "gpu"])])
+def test_typing_errors_are_not_swallowed(command, arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command(arguments)
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err

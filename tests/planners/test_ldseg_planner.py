@@ -1,0 +1,246 @@
+"""From a tiny raw data set to LDSegPlans.json through nnU-Net's own classes."""
+
+import json
+import pydoc
+from math import prod
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from PIL import Image
+
+from ldseg_auto.config import LDSegConfig
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.planners import ldseg_planner
+from ldseg_auto.planners.explain import explain
+from ldseg_auto.planners.ldseg_planner import NETWORK_CLASS, LDSegPlanner
+from ldseg_auto.planners.memory import network_cost, training_elements
+
+NAME = "Dataset901_Tiny"
+LABELS = {"background": 0, "organ": 1, "core": 2}
+CASES = 8
+
+
+def _volume(shape, index):
+    axes = np.indices(shape) / np.reshape(shape, (-1, *[1] * len(shape)))
+    centre = 0.5 + 0.1 * np.sin(index + np.arange(len(shape)))
+    distance = ((axes - np.reshape(centre, (-1, *[1] * len(shape)))) ** 2).sum(0)
+    labels = (distance < 0.09).astype(np.uint8)
+    labels[distance < 0.03] = 2
+    return labels
+
+
+def _write_dataset(folders, labels=LABELS, shape=(24, 24, 24), spacing_zyx=(1.0, 1.0, 1.0), edit=None, **extra):
+    """Raw data, and the fingerprint that nnU-Net would extract."""
+    raw = folders["nnUNet_raw"] / NAME
+    for name in ("imagesTr", "labelsTr"):
+        (raw / name).mkdir(parents=True)
+    for index in range(CASES):
+        truth = _volume(shape, index)
+        if edit is not None:
+            edit(truth)
+        image = sitk.GetImageFromArray(truth.astype(np.float32))
+        truth_image = sitk.GetImageFromArray(truth)
+        for one, name in ((image, f"imagesTr/case{index}_0000"), (truth_image, f"labelsTr/case{index}")):
+            one.SetSpacing(spacing_zyx[::-1])
+            sitk.WriteImage(one, str(raw / f"{name}.nii.gz"))
+    _describe(folders, labels, ".nii.gz", {"0": "MRI"}, shape, spacing_zyx, extra)
+
+
+def _describe(folders, labels, ending, channels, shape, spacing_zyx, extra):
+    listed = {f"case{i}": {"images": [f"imagesTr/case{i}_0000{ending}"], "label": f"labelsTr/case{i}{ending}"}
+              for i in range(CASES)}  # listed, because nnU-Net starts twelve processes to find the files
+    (folders["nnUNet_raw"] / NAME / "dataset.json").write_text(json.dumps(
+        {"channel_names": channels, "labels": labels, "numTraining": CASES, "file_ending": ending, "dataset": listed,
+         **extra}))
+    preprocessed = folders["nnUNet_preprocessed"] / NAME
+    preprocessed.mkdir()
+    statistics = dict.fromkeys(("mean", "median", "std", "min", "max", "percentile_99_5", "percentile_00_5"), 1.0)
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps({
+        "spacings": [list(spacing_zyx)] * CASES, "shapes_after_crop": [list(shape)] * CASES,
+        "foreground_intensity_properties_per_channel": {c: statistics for c in channels},
+        "median_relative_size_after_cropping": 1.0}))
+
+
+def _plan(**options):
+    return LDSegPlanner(901, **options).plan_experiment()
+
+
+def _config(plan):
+    architecture = plan["architecture"]
+    kwargs = dict(architecture["arch_kwargs"])
+    for name in architecture["_kw_requires_import"]:
+        kwargs[name] = None if kwargs[name] is None else pydoc.locate(kwargs[name])
+    return LDSegConfig.from_arch_kwargs(kwargs)
+
+
+def _build(plan, plans, heads):
+    architecture = plan["architecture"]
+    return get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
+                                  architecture["_kw_requires_import"], 1, heads, deep_supervision=False)
+
+
+def test_plans_describe_a_network_that_nnunet_builds(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    returned = _plan()
+    plans = json.loads((nnunet_folders["nnUNet_preprocessed"] / NAME / "LDSegPlans.json").read_text())
+    assert set(plans["configurations"]) == {"2d", "3d_fullres"}
+    assert plans["plans_name"] == "LDSegPlans" and plans["experiment_planner_used"] == "LDSegPlanner"
+    assert returned["configurations"].keys() == plans["configurations"].keys()
+    for name, plan in plans["configurations"].items():
+        config = _config(plan)
+        assert plan["architecture"]["network_class_name"] == NETWORK_CLASS
+        assert config.output == "softmax" and config.ignore_label is None
+        assert PlansManager(plans).get_configuration(name).pool_op_kernel_sizes
+        net = _build(plan, plans, 3)
+        assert net.config == config
+        latent = plan["ldseg"]["latent"]
+        assert (tuple(latent["stride"]), latent["channels"]) == (config.latent_stride, config.latent_channels)
+        chosen, = [c for c in latent["candidates"] if c["chosen"]]
+        assert latent["cleared"] and chosen["mean"] >= latent["target_mean"]
+        assert set(chosen["per_class"]) == {"organ", "core"}
+
+
+def test_memory_evidence_is_this_networks(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    plan = _plan()["configurations"]["3d_fullres"]
+    elements = training_elements(network_cost(_config(plan), plan["patch_size"], 1, 3))
+    memory = plan["ldseg"]["memory"]
+    assert memory["elements_per_sample"] == elements
+    assert memory["estimate_gb"] == pytest.approx(elements * plan["batch_size"] / (560e6 * 2) * 8, abs=1e-3)
+
+
+def test_estimate_starts_from_no_thread_setting(nnunet_folders, monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("thread settings are not the planner's")
+    monkeypatch.setattr(default_experiment_planner, "get_allowed_n_proc_DA", forbidden)
+    monkeypatch.setattr(default_experiment_planner.torch, "set_num_threads", forbidden)
+    _write_dataset(nnunet_folders)
+    _plan()
+
+
+def test_less_memory_gives_a_smaller_patch_and_a_latent_on_its_path(nnunet_folders):
+    _write_dataset(nnunet_folders, shape=(32, 32, 32))
+    large = _plan()["configurations"]["3d_fullres"]
+    small = _plan(gpu_memory_target_in_gb=0.025)["configurations"]["3d_fullres"]
+    assert prod(small["patch_size"]) < prod(large["patch_size"])
+    assert _config(small).latent_stride in _config(small).cumulative_strides()
+    assert small["ldseg"]["memory"]["estimate_gb"] <= 0.03
+
+
+def test_low_resolution_is_planned_without_a_cascade_and_measured_at_its_own_spacing(nnunet_folders):
+    _write_dataset(nnunet_folders, shape=(32, 32, 32))
+    planner = LDSegPlanner(901, gpu_memory_target_in_gb=0.006)
+    plans = planner.plan_experiment()
+    assert set(plans["configurations"]) == {"2d", "3d_fullres", "3d_lowres"}
+    lowres = plans["configurations"]["3d_lowres"]
+    assert "next_stage" not in lowres
+    assert lowres["spacing"][0] > 1.1
+    assert tuple(lowres["spacing"]) in planner._maps_at
+    assert len(planner._maps_at) < 12  # the search takes steps of 3 %, each would otherwise be measured
+
+
+def test_anisotropic_data_get_an_anisotropic_latent(nnunet_folders):
+    _write_dataset(nnunet_folders, shape=(12, 64, 64), spacing_zyx=(5.0, 1.0, 1.0))
+    plan = _plan()["configurations"]["3d_fullres"]
+    stride = _config(plan).latent_stride
+    assert stride[0] < stride[1] == stride[2]
+
+
+def test_regions_and_ignore_label(nnunet_folders):
+    def ignore_corner(truth):
+        truth[:4] = 3
+
+    labels = {"background": 0, "organ": [1, 2], "core": 2, "ignore": 3}
+    _write_dataset(nnunet_folders, labels, edit=ignore_corner, regions_class_order=[1, 2])
+    plans = _plan()
+    plan = plans["configurations"]["3d_fullres"]
+    config = _config(plan)
+    assert config.output == "sigmoid" and config.ignore_label == 3
+    assert set(plan["ldseg"]["latent"]["candidates"][0]["per_class"]) == {"organ", "core"}
+    assert plan["ldseg"]["memory"]["parts"]["heads"] == network_cost(config, plan["patch_size"], 1, 2)[
+        "heads"].elements
+    assert _build(plan, plans, 2).num_classes == 2
+
+
+def test_colour_slices_are_planned_in_2d(nnunet_folders):
+    raw = nnunet_folders["nnUNet_raw"] / NAME
+    for name in ("imagesTr", "labelsTr"):
+        (raw / name).mkdir(parents=True)
+    for index in range(CASES):
+        truth = _volume((64, 64), index)
+        Image.fromarray(np.stack([truth * 80] * 3, -1)).save(raw / f"imagesTr/case{index}_0000.png")
+        Image.fromarray(truth).save(raw / f"labelsTr/case{index}.png")
+    _describe(nnunet_folders, LABELS, ".png", {"0": "R", "1": "G", "2": "B"}, (1, 64, 64), (999.0, 1.0, 1.0), {})
+    plans = _plan()
+    plan = plans["configurations"]["2d"]
+    assert set(plans["configurations"]) == {"2d"}
+    assert len(_config(plan).latent_stride) == 2 and plan["ldseg"]["latent"]["label_maps"] == CASES
+
+
+@pytest.mark.parametrize("changes", [{"target_mean": 0.9999, "target_worst": 0.9999}, {"latent_min_edge": 12}])
+def test_targets_and_grid_edge_decide_the_latent(nnunet_folders, changes):
+    _write_dataset(nnunet_folders)
+    default = LDSegPlanner(901).plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["latent"]
+    planner = LDSegPlanner(901)
+    for name, value in changes.items():
+        setattr(planner, name, value)
+    latent = planner.plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["latent"]
+    assert (latent["stride"], latent["channels"]) != (default["stride"], default["channels"])
+
+
+def test_denoiser_share_decides_its_width(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    widths = []
+    for share in (0.01, 100.0):
+        planner = LDSegPlanner(901)
+        planner.denoiser_share = share
+        widths.append(planner.plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["denoiser"]["features"])
+    assert widths == [[32, 64], [256, 512]]
+
+
+def test_what_cannot_be_coded_is_flagged(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    planner = LDSegPlanner(901)
+    planner.target_mean = 1.5
+    latent = planner.plan_experiment()["configurations"]["2d"]["ldseg"]["latent"]
+    assert not latent["cleared"] and "shortfall" in latent["reason"]
+    assert {tuple(c["stride"]) for c in latent["candidates"]} == {(2, 2)}  # coarser ones can only be worse
+
+
+def test_very_coarse_latents_are_not_examined(nnunet_folders, monkeypatch):
+    _write_dataset(nnunet_folders)
+    monkeypatch.setattr(ldseg_planner, "MAX_BLOCK_VOXELS", 8)
+    candidates = _plan()["configurations"]["3d_fullres"]["ldseg"]["latent"]["candidates"]
+    assert {tuple(c["stride"]) for c in candidates} == {(2, 2, 2)}
+
+
+def test_labels_without_foreground_are_refused(nnunet_folders):
+    def clear(truth):
+        truth[:] = 0
+
+    _write_dataset(nnunet_folders, edit=clear)
+    with pytest.raises(LDSegError, match="foreground"):
+        _plan()
+
+
+def test_images_too_small_to_pool_are_refused(nnunet_folders):
+    _write_dataset(nnunet_folders, shape=(6, 6, 6))
+    with pytest.raises(LDSegError, match="too small"):
+        _plan()
+
+
+def test_explanation_names_every_decision(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    plans = _plan()
+    text = explain(plans)
+    for name, plan in plans["configurations"].items():
+        assert f"Configuration {name}" in text
+        assert f"batch size {plan['batch_size']}" in text
+    assert text.count("CHOSEN") == len(plans["configurations"])
+    assert "mean below the target" in text and "enough, but more positions for the denoiser" in text
+    plans["configurations"]["custom"] = {"inherits_from": "2d", "batch_size": 3}
+    assert "custom: written by hand" in explain(plans)

@@ -1,0 +1,94 @@
+"""Label statistics of known shapes, and complaints about files that cannot be used."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.fingerprint import extract_label_fingerprint
+
+DATASET = {"labels": {"background": 0, "organ": 1, "lesion": 2}}
+
+
+def _write(folder: Path, name: str, labels: np.ndarray, spacing_xyz_mm=(1.0, 1.0, 1.0)) -> dict[str, str]:
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing(spacing_xyz_mm)
+    file = folder / f"{name}.nii.gz"
+    sitk.WriteImage(image, str(file))
+    return {"label": str(file)}
+
+
+def _cases(folder: Path) -> dict[str, dict[str, str]]:
+    first = np.zeros((8, 8, 8), np.uint8)
+    first[1:3, 1:3, 1:3] = 1
+    first[5:7, 5:7, 5:7] = 1
+    first[6, 6, 6] = 2
+    second = np.zeros((8, 8, 8), np.uint8)
+    second[2:6, 2:6, 2:6] = 1
+    return {"b": _write(folder, "b", second), "a": _write(folder, "a", first, (1.0, 2.0, 3.0))}
+
+
+def test_volumes_presence_and_components(tmp_path):
+    found = extract_label_fingerprint(_cases(tmp_path), DATASET, SimpleITKIO, tmp_path / "out" / "labels.json")
+    assert found["labels"] == [0, 1, 2] and found["num_cases"] == 2 and found["cases"] == ["a", "b"]
+    organ, lesion = found["classes"]["organ"], found["classes"]["lesion"]
+    assert organ["share_of_cases"] == 1 and lesion["share_of_cases"] == 0.5
+    assert (organ["volume_mm3"]["p0"], organ["volume_mm3"]["p100"]) == (64, 15 * 6)
+    assert lesion["volume_mm3"]["p50"] == pytest.approx(6)
+    assert (organ["components"]["p0"], organ["components"]["p100"], lesion["components"]["p50"]) == (1, 2, 1)
+
+
+def test_regions_are_unions_and_the_ignore_label_is_no_class(tmp_path):
+    dataset = {"labels": {"background": 0, "whole": [1, 2], "lesion": 2, "ignore": 3}, "regions_class_order": [1, 2]}
+    cases = _cases(tmp_path)
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[0] = 3
+    cases["c"] = _write(tmp_path, "c", labels)
+    found = extract_label_fingerprint(cases, dataset, SimpleITKIO, tmp_path / "labels.json")
+    assert list(found["classes"]) == ["whole", "lesion"]
+    assert found["classes"]["whole"]["volume_mm3"]["p100"] == 16 * 6
+    assert found["classes"]["whole"]["share_of_cases"] == pytest.approx(2 / 3)
+
+
+def test_slices_count_as_one_mm_thick(tmp_path):
+    case = {"a": _write(tmp_path, "a", np.ones((1, 4, 4), np.uint8), (0.5, 0.5, 999.0))}
+    found = extract_label_fingerprint(case, DATASET, SimpleITKIO, tmp_path / "labels.json")
+    assert found["classes"]["organ"]["volume_mm3"]["p50"] == 4
+
+
+def test_result_is_kept_until_cases_change_or_it_is_cleaned(tmp_path):
+    file = tmp_path / "labels.json"
+    cases = _cases(tmp_path)
+    first = extract_label_fingerprint(cases, DATASET, SimpleITKIO, file)
+    _write(tmp_path, "b", np.zeros((8, 8, 8), np.uint8))
+    assert extract_label_fingerprint(cases, DATASET, SimpleITKIO, file) == first
+    assert extract_label_fingerprint(cases, DATASET, SimpleITKIO, file, clean=True) != first
+    cases["c"] = _write(tmp_path, "c", np.zeros((8, 8, 8), np.uint8))
+    assert extract_label_fingerprint(cases, DATASET, SimpleITKIO, file)["num_cases"] == 3
+
+
+def test_workers_find_the_same(tmp_path, monkeypatch):
+    cases = _cases(tmp_path)
+    alone = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "one.json")
+    monkeypatch.setattr("ldseg_auto.fingerprint._POOL_START_SECONDS", 0)
+    assert extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "two.json", num_processes=2) == alone
+
+
+def test_all_unusable_files_are_named_at_once(tmp_path):
+    cases = _cases(tmp_path)
+    cases["high"] = _write(tmp_path, "high", np.full((4, 4, 4), 7, np.uint8))
+    cases["broken"] = _write(tmp_path, "broken", np.full((4, 4, 4), 0.5, np.float32))
+    cases["gone"] = {"label": str(tmp_path / "gone.nii.gz")}
+    damaged = tmp_path / "damaged.nii.gz"
+    damaged.write_bytes(b"no image")
+    cases["damaged"] = {"label": str(damaged)}
+    with pytest.raises(LDSegError) as caught:
+        extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "labels.json")
+    message = str(caught.value)
+    assert "4 of 6" in message and "[0, 1, 2]" in message
+    assert all(text in message for text in ("high.nii.gz: holds 7", "broken.nii.gz: holds 0.5",
+                                            "gone.nii.gz: is missing", "damaged.nii.gz: cannot be read"))
+    assert not (tmp_path / "labels.json").exists()

@@ -1,0 +1,211 @@
+"""LDSegTrainer: nnU-Net's trainer with latent conditional diffusion in place of the decoder."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from ldseg_auto.evaluation import latent_signs
+from ldseg_auto.inference.binding import bound
+from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
+from ldseg_auto.trainers import checkpoint
+from ldseg_auto.trainers.budget import WallTimeBudgetMixin
+from ldseg_auto.trainers.ema import WeightAverage
+from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
+from ldseg_auto.trainers.signs_report import measure_on_cases, plot_signs, save_summary
+
+_SIGNS_PATCHES = 4  # of one validation batch an epoch
+
+
+class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
+    """Trains `LDSegNet`; the recipe's settings are class attributes, so that a variant is a few lines.
+
+    Set before training: `num_epochs`, `num_iterations_per_epoch`, `max_minutes`, `seed`; before validation also
+    `validation_mirroring`.
+    """
+
+    loss_weights = LossWeights()
+    share_at_last_timestep = 0.25  # of the training samples: there the estimate rests on the image alone
+    ema_decay = 0.999
+    learning_rate = 1e-3
+    adamw_weight_decay = 1e-2
+
+    seed: int | None = None
+    validation_mirroring = True
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
+                 device: torch.device = torch.device("cuda")):  # noqa: B008, nnU-Net inspects this signature
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.learning_rate
+        self.weight_decay = self.adamw_weight_decay
+        self.enable_deep_supervision = False  # the heads on the condition take its place
+        for name in latent_signs.SERIES:
+            self.logger.local_logger.my_fantastic_logging[name] = []
+
+    # --- the network, its loss and its optimiser
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.average = WeightAverage(self.unwrapped_network, self.ema_decay)
+
+    @property
+    def unwrapped_network(self) -> LDSegNet:
+        """The network without DDP or torch.compile around it."""
+        return unwrapped(self.network)
+
+    def _build_loss(self) -> nn.Module:
+        return LatentDiffusionLoss(super()._build_loss(), self.loss_weights)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        # no decay for norms, biases and other vectors
+        matrices = [p for p in self.network.parameters() if p.ndim > 1]
+        vectors = [p for p in self.network.parameters() if p.ndim <= 1]
+        return torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+                                 lr=self.initial_lr, weight_decay=self.weight_decay, betas=(0.9, 0.99))
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        return self.with_budget(self._make_optimizer())
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Nothing to switch: nnU-Net's method reaches into a decoder that this network does not have."""
+
+    # --- training
+
+    def on_train_start(self) -> None:
+        if self.seed is not None:
+            random.seed(self.seed)
+            np.random.seed(self.seed)
+            torch.manual_seed(self.seed)
+        super().on_train_start()
+
+    def train_step(self, batch: dict) -> dict:
+        self.anneal()
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"].to(self.device, non_blocking=True)
+        noise, timestep = self.draw_noise(data)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+            output = self.network(data, target, noise, timestep)
+            loss = self.loss(output, target)
+        self._optimise(loss)
+        self.average.update(self.unwrapped_network)
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def draw_noise(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise of its own for each sample, and timesteps: a share at T, the others uniform from 1 to T."""
+        config = self.unwrapped_network.config
+        grid = [size // stride for size, stride in zip(data.shape[2:], config.latent_stride, strict=True)]
+        noise = torch.randn(len(data), config.latent_channels, *grid, device=data.device)
+        timestep = torch.randint(1, config.timesteps + 1, (len(data),), device=data.device)
+        at_last = torch.rand(len(data), device=data.device) < self.share_at_last_timestep
+        return noise, torch.where(at_last, config.timesteps, timestep)
+
+    def _optimise(self, loss: torch.Tensor) -> None:
+        if self.grad_scaler is None:
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.optimizer.step()
+            return
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    # --- validation after each epoch, by the averaged weights
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._signs: latent_signs.LatentSigns | None = None
+
+    def validation_step(self, batch: dict) -> dict:
+        network = self.unwrapped_network
+        with self.average.swapped(network):
+            if self._signs is None:
+                self._signs = self._signs_of_batch(network, batch)
+            with network.sampler(steps=1, samples=1):  # one step is enough to follow the training
+                return super().validation_step(batch)
+
+    def _signs_of_batch(self, network: LDSegNet, batch: dict) -> latent_signs.LatentSigns:
+        image = batch["data"][:_SIGNS_PATCHES].to(self.device)
+        target = batch["target"][:_SIGNS_PATCHES].to(self.device)
+        generator = torch.Generator().manual_seed(0)
+        return latent_signs.average(latent_signs.signs_per_patch(network, image, target, generator))
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        assert self._signs is not None
+        for name in latent_signs.SERIES:
+            self.logger.log(name, getattr(self._signs, name), self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            plot_signs(self.logger.local_logger.my_fantastic_logging, self.output_folder)
+
+    # --- checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's content with the averaged weights under `network_weights`; what a resumed run needs beside them."""
+        if self.local_rank != 0:
+            return
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        checkpoint.save({
+            "network_weights": self.average.state_dict(),
+            "raw_network_weights": self.unwrapped_network.state_dict(),
+            "ema_updates": self.average.updates,
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "torch_rng_state": torch.get_rng_state(),
+            **checkpoint.plain({
+                "logging": self.logger.get_checkpoint(),
+                "_best_ema": self._best_ema,
+                "current_epoch": self.current_epoch + 1,
+                "init_args": self.my_init_kwargs,
+                "trainer_name": type(self).__name__,
+                "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            }),
+        }, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        content = (filename_or_checkpoint if isinstance(filename_or_checkpoint, dict)
+                   else checkpoint.load(filename_or_checkpoint, self.device))
+        self.unwrapped_network.load_state_dict(content["raw_network_weights"])
+        self.average.load(content["network_weights"], content["ema_updates"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        torch.set_rng_state(content["torch_rng_state"].cpu())
+        self.current_epoch = content["current_epoch"]
+        self._best_ema = content["_best_ema"]
+        self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
+        self.logger.load_checkpoint({**self.logger.get_checkpoint(), **content["logging"]})
+
+    # --- final validation: nnU-Net's, with our predictor and the averaged weights
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        def predictor(**kwargs: Any) -> LDSegPredictor:
+            kwargs["use_mirroring"] = self.validation_mirroring
+            return LDSegPredictor(**kwargs, fold=self.fold, seed=0)
+
+        network = self.unwrapped_network
+        with self.average.swapped(network):
+            with bound(nnunet_trainer_module, nnUNetPredictor=predictor):
+                super().perform_actual_validation(save_probabilities)
+            if self.local_rank == 0:
+                config = network.config
+                per_case = measure_on_cases(self, network)
+                save_summary(per_case, config.sampler_samples, config.sampler_steps, self.output_folder,
+                             self.print_to_log_file)

@@ -1,0 +1,181 @@
+"""Training folds, as nnUNetv2_train does it, with the checks that it lacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from ldseg_auto.devices import select_device
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.folders import (
+    DEFAULT_PLANS,
+    DEFAULT_TRAINER,
+    PREPROCESSED,
+    RESULTS,
+    Fold,
+    choose_configuration,
+    find_dataset,
+    load_plans,
+    model_folder,
+    parse_folds,
+    require_environment,
+    require_folds_to_train,
+    require_preprocessed,
+)
+
+_VALIDATION_SHARE = 5  # nnU-Net: 250 training iterations to 50 of validation
+
+
+def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
+                trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS, device: str | None = None,
+                pretrained_weights: str | None = None, num_gpus: int = 1, continue_training: bool = False,
+                only_validate: bool = False, validate_best: bool = False, save_probabilities: bool = False,
+                disable_checkpointing: bool = False, epochs: int | None = None,
+                iterations_per_epoch: int | None = None, max_minutes: float | None = None,
+                seed: int | None = None) -> list[Path]:
+    """Train folds one after the other and validate each on its validation cases.
+
+    A fold that was trained before is trained anew unless `continue_training` or `only_validate` is given, as in
+    nnU-Net. Arguments left at None keep what the plans and the trainer say.
+
+    Args:
+        dataset: name or ID.
+        folds: numbers, or "all".
+        device: "cuda", "cpu" or "mps"; None takes the GPU if there is one.
+        pretrained_weights: a checkpoint to start from.
+        max_minutes: wall time of each fold's training, without its validation.
+        seed: for a repeatable training; augmentation then runs in this process unless nnUNet_n_proc_DA says otherwise.
+
+    Returns:
+        The folder of each fold.
+
+    Raises:
+        LDSegError: anything asked for does not exist or does not fit together.
+    """
+    require_environment(PREPROCESSED, RESULTS)
+    dataset = find_dataset(dataset, [PREPROCESSED])
+    plans = load_plans(dataset, plans_name)
+    configuration = choose_configuration(plans, configuration)
+    chosen = parse_folds(map(str, folds))
+    require_folds_to_train(dataset, chosen)
+    require_preprocessed(dataset, plans, configuration)
+    model = model_folder(dataset, trainer_name, plans_name, configuration)
+    _require_consistent(continue_training, only_validate, validate_best, disable_checkpointing, pretrained_weights)
+    _require_checkpoints(model, chosen, only_validate, validate_best)
+    _require_one_gpu(num_gpus, dataset, configuration, trainer_name, plans_name)
+
+    torch_device = select_device(device)
+    _make_repeatable(seed)
+    attributes = _attributes(epochs, iterations_per_epoch, max_minutes, seed, disable_checkpointing)
+    for fold in chosen:
+        trainer = _get_trainer(dataset, configuration, fold, trainer_name, plans_name, continue_training, torch_device)
+        for name, value in attributes.items():
+            setattr(trainer, name, value)
+        _train(trainer, continue_training, only_validate, pretrained_weights)
+        _validate(trainer, validate_best, save_probabilities)
+    return [model / f"fold_{fold}" for fold in chosen]
+
+
+def _train(trainer: Any, continue_training: bool, only_validate: bool, pretrained_weights: str | None) -> None:
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    maybe_load_checkpoint(trainer, continue_training, only_validate, pretrained_weights)
+    if not only_validate:
+        trainer.run_training()
+
+
+def _validate(trainer: Any, best: bool, save_probabilities: bool) -> None:
+    folder = Path(trainer.output_folder)
+    if best:
+        trainer.load_checkpoint(str(folder / "checkpoint_best.pth"))
+    with _into_validation_best(folder) if best else nullcontext():
+        trainer.perform_actual_validation(save_probabilities)
+
+
+@contextmanager
+def _into_validation_best(fold: Path) -> Iterator[None]:
+    """nnU-Net always writes to validation/, which must go on describing the final checkpoint."""
+    ordinary, kept, best = fold / "validation", fold / "validation_final", fold / "validation_best"
+    if ordinary.exists():
+        ordinary.rename(kept)
+    try:
+        yield
+        if best.exists():
+            rmtree(best)
+        ordinary.rename(best)
+    finally:
+        if kept.exists():
+            if ordinary.exists():  # left by a validation that failed
+                rmtree(ordinary)
+            kept.rename(ordinary)
+
+
+def _get_trainer(dataset: str, configuration: str, fold: Fold, trainer_name: str, plans_name: str,
+                 continue_training: bool, device: Any) -> Any:
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    from ldseg_auto import nnunet_ext
+
+    nnunet_ext.register()
+    try:
+        return get_trainer_from_args(dataset, configuration, fold, trainer_name, plans_name, continue_training, device)
+    except RuntimeError as error:
+        if "Could not find requested nnunet trainer" not in str(error):
+            raise
+        raise LDSegError(f"There is no trainer named {trainer_name}.",
+                         f"Use -tr {DEFAULT_TRAINER}, or put your trainer's folder into nnUNet_extTrainer.") from error
+
+
+def _attributes(epochs: int | None, iterations_per_epoch: int | None, max_minutes: float | None, seed: int | None,
+                disable_checkpointing: bool) -> dict[str, Any]:
+    """What is set on the trainer; what the user left open is left to the trainer."""
+    attributes: dict[str, Any] = {"disable_checkpointing": disable_checkpointing}
+    if iterations_per_epoch is not None:
+        attributes["num_val_iterations_per_epoch"] = max(1, iterations_per_epoch // _VALIDATION_SHARE)
+    optional = {"num_epochs": epochs, "num_iterations_per_epoch": iterations_per_epoch, "max_minutes": max_minutes,
+                "seed": seed}
+    return attributes | {name: value for name, value in optional.items() if value is not None}
+
+
+def _make_repeatable(seed: int | None) -> None:
+    """With a seed: fixed algorithms and augmentation in this process (nnU-Net does not seed its workers)."""
+    import torch
+
+    torch.backends.cudnn.benchmark = seed is None
+    torch.backends.cudnn.deterministic = seed is not None
+    if seed is not None:
+        os.environ.setdefault("nnUNet_n_proc_DA", "0")
+
+
+def _require_consistent(continue_training: bool, only_validate: bool, validate_best: bool,
+                        disable_checkpointing: bool, pretrained_weights: str | None) -> None:
+    for given, other, names in ((continue_training, only_validate, "--c and --val"),
+                                (continue_training, pretrained_weights, "--c and -pretrained_weights"),
+                                (only_validate, pretrained_weights, "--val and -pretrained_weights"),
+                                (validate_best, disable_checkpointing, "--val_best and --disable_checkpointing")):
+        if given and other:
+            raise LDSegError(f"{names} exclude each other.", "Give only one of them.")
+    if pretrained_weights is not None and not Path(pretrained_weights).is_file():
+        raise LDSegError(f"There is no file {pretrained_weights}.", "Give a checkpoint_*.pth to -pretrained_weights.")
+
+
+def _require_checkpoints(model: Path, folds: Iterable[Fold], only_validate: bool, validate_best: bool) -> None:
+    """Validation alone needs a finished training; of the best checkpoint, that checkpoint too."""
+    needed = ["checkpoint_final.pth"] * only_validate + ["checkpoint_best.pth"] * (only_validate and validate_best)
+    for fold in folds:
+        for name in needed:
+            if not (model / f"fold_{fold}" / name).is_file():
+                raise LDSegError(f"There is no checkpoint {model / f'fold_{fold}' / name} to validate.",
+                                 "Finish the training first: the same command with --c in place of --val.")
+
+
+def _require_one_gpu(num_gpus: int, dataset: str, configuration: str, trainer_name: str, plans_name: str) -> None:
+    if num_gpus > 1:
+        raise LDSegError(f"ldseg_train uses one GPU a fold, not {num_gpus}.",
+                         "Train folds side by side, each with its own CUDA_VISIBLE_DEVICES, or use nnU-Net's command: "
+                         f"nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer_name} -p {plans_name} "
+                         f"-num_gpus {num_gpus}")
