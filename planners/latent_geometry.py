@@ -18,8 +18,8 @@ JOINT_MAX_CLASSES = 6
 # difficult structure has a Dice of about .85. Learned codes came within about .01 of the PCA's (c = 8, stride 4).
 TARGET_MEAN = 0.925
 TARGET_WORST = 0.90
-_FIT_VALUES = 15_000_000  # numbers in the matrix the axes are fitted to: 60 MB in float32
-_EVAL_VALUES = 40_000_000
+_FIT_VALUES = 8_000_000  # numbers in the matrix the axes are fitted to: 32 MB in float32
+_EVAL_VALUES = 16_000_000
 _CHUNK_VALUES = 4_000_000
 
 

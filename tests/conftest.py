@@ -23,3 +23,78 @@ def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         folders[variable].mkdir()
         monkeypatch.setenv(variable, str(folders[variable]))
     return folders
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A data set of ten tiny volumes, planned and preprocessed (3d_fullres and 2d) and fold 0 of each trained for one
+    short epoch by the real commands' functions: the folders, `images` of two unseen cases and the model folders.
+
+    The environment variables point there until the session ends; tests that need others set their own.
+    """
+    root = tmp_path_factory.mktemp("small_world")
+    folders = {variable: root / variable for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, folder in folders.items():
+            folder.mkdir()
+            patch.setenv(variable, str(folder))
+        patch.setenv("OMP_NUM_THREADS", "2")
+        images = write_small_dataset(folders["nnUNet_raw"] / SMALL_DATASET)
+        from ldseg_auto.planners.api import plan_and_preprocess
+        from ldseg_auto.trainers.run import train_folds
+
+        plan_and_preprocess([7], num_processes=1, num_processes_fingerprint=1)
+        models = {}
+        for configuration in ("3d_fullres", "2d"):
+            fold = train_folds("7", ["0"], configuration, device="cpu", epochs=1, iterations_per_epoch=2, seed=0,
+                               save_probabilities=configuration == "3d_fullres")[0]
+            models[configuration] = fold.parent
+    return {**folders, "images": images, "preprocessed": folders["nnUNet_preprocessed"] / SMALL_DATASET,
+            "model": models["3d_fullres"], "model_2d": models["2d"]}
+
+
+@pytest.fixture
+def in_small_world(small_world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """`small_world`, with nnU-Net's environment variables set to it."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(small_world[variable]))
+    return small_world
+
+
+SMALL_DATASET = "Dataset007_Small"
+# z, y, x; the last is smaller than any patch in one axis, the one before needs several tiles
+_SHAPES = [(14, 18, 16)] * 10 + [(14, 40, 16), (5, 18, 30)]
+
+
+def write_small_dataset(folder: Path) -> Path:
+    """Ten training cases, and two oblique, flipped and anisotropic ones whose folder is returned."""
+    import json
+
+    import numpy as np
+    import SimpleITK as sitk
+
+    rng = np.random.default_rng(0)
+    for name in ("imagesTr", "labelsTr", "imagesTs"):
+        (folder / name).mkdir(parents=True)
+    for index, shape in enumerate(_SHAPES):
+        z, y, x = np.indices(shape)
+        centre = [n / 2 + rng.uniform(-1, 1) for n in shape]
+        radius = sum(((a - c) / (n / 3)) ** 2 for a, c, n in zip((z, y, x), centre, shape, strict=True))
+        labels = (radius < 1).astype(np.uint8) + (radius < 0.3)
+        picture = sitk.GetImageFromArray((labels * 100 + rng.normal(0, 20, shape)).astype(np.float32))
+        truth = sitk.GetImageFromArray(labels)
+        held_out = index >= 10
+        for image in (picture, truth):
+            image.SetSpacing((1.0, 1.0, 1.0) if not held_out else (1.1, 0.9, 1.6))
+            if held_out:
+                image.SetOrigin((-31.5, 17.25, 88.0))
+                c, s = np.cos(0.3), np.sin(0.3)  # oblique, and the last axis flipped
+                image.SetDirection((c, -s, 0, s, c, 0, 0, 0, -1))
+        case = f"case_{index:02d}"
+        sitk.WriteImage(picture, str(folder / ("imagesTs" if held_out else "imagesTr") / f"{case}_0000.nii.gz"))
+        if not held_out:
+            sitk.WriteImage(truth, str(folder / "labelsTr" / f"{case}.nii.gz"))
+    (folder / "dataset.json").write_text(json.dumps({
+        "channel_names": {"0": "MRI"}, "labels": {"background": 0, "shell": 1, "core": 2}, "numTraining": 10,
+        "file_ending": ".nii.gz"}))
+    return folder / "imagesTs"

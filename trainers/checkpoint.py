@@ -46,7 +46,8 @@ def load(filename: str, device: torch.device) -> dict:
     try:
         return torch.load(filename, map_location=device, weights_only=True)
     except FileNotFoundError as error:
-        raise LDSegError(f"There is no checkpoint {filename}.", "Train first, or name another one with -chk.") from error
+        raise LDSegError(f"There is no checkpoint {filename}.",
+                         "Train first, or name another one with -chk.") from error
     except Exception as error:
         raise LDSegError(f"The checkpoint {filename} cannot be read ({type(error).__name__}: {error}).",
                          "It is damaged or not one of ldseg_auto's: use another checkpoint or train again.") from error

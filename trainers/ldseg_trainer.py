@@ -22,7 +22,9 @@ from ldseg_auto.trainers.ema import WeightAverage
 from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
 from ldseg_auto.trainers.signs_report import measure_on_cases, plot_signs, save_summary
 
-_SIGNS_PATCHES = 4  # of one validation batch an epoch
+# Of one validation batch an epoch; the final signs are measured on many cases.
+_SIGNS_PATCHES = 2
+_SIGNS_SAMPLES = 2
 
 
 class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
@@ -66,10 +68,10 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         # no decay for norms, biases and other vectors
-        matrices = [p for p in self.network.parameters() if p.ndim > 1]
-        vectors = [p for p in self.network.parameters() if p.ndim <= 1]
-        return torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-                                 lr=self.initial_lr, weight_decay=self.weight_decay, betas=(0.9, 0.99))
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.network.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.network.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.initial_lr, weight_decay=self.weight_decay, betas=(0.9, 0.99))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         return self.with_budget(self._make_optimizer())
@@ -80,6 +82,8 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     # --- training
 
     def on_train_start(self) -> None:
+        # vanishing gradients and their squares become denormal numbers, which a CPU handles many times slower
+        torch.set_flush_denormal(True)
         if self.seed is not None:
             random.seed(self.seed)
             np.random.seed(self.seed)
@@ -138,7 +142,8 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         image = batch["data"][:_SIGNS_PATCHES].to(self.device)
         target = batch["target"][:_SIGNS_PATCHES].to(self.device)
         generator = torch.Generator().manual_seed(0)
-        return latent_signs.average(latent_signs.signs_per_patch(network, image, target, generator))
+        return latent_signs.average(latent_signs.signs_per_patch(
+            network, image, target, generator, samples=_SIGNS_SAMPLES))
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)

@@ -12,7 +12,9 @@ from scipy.ndimage import gaussian_filter
 from ldseg_auto.demo.anatomy import LABELS, Anatomy, draw_anatomy, rotation
 from ldseg_auto.errors import LDSegError
 
-VOXELS = (40, 40, 32)  # x, y, z
+# With the variation below every image, resampled, fits into a patch of 40 x 40 x 32: one tile a case keeps the demo
+# short.
+VOXELS = (37, 37, 28)  # x, y, z
 SPACING_MM = (1.0, 1.0, 1.5)
 DIMENSIONS = (3, "2d_rgb")
 # Mean intensity of background, organ, lesion, vessel in the unit of the noise's sigma below; one row a channel.
@@ -53,7 +55,7 @@ def make_case(seed: int, index: int, dims: int | str = 3) -> Case:
     spacing = np.array(SPACING_MM) * rng.uniform([0.95, 0.95, 0.9], [1.05, 1.05, 1.1])
     spacing[1] = spacing[0]  # pixels are square
     direction = rotation(rng.normal(0, 0.1, 3))
-    voxels = np.array(VOXELS) + rng.integers(-2, 3, 3)
+    voxels = np.array(VOXELS) + rng.integers(-1, 2, 3)
     centre = np.zeros(3)
     channels = 1
     if dims == "2d_rgb":

@@ -22,28 +22,37 @@ def draw_case(image: Path, truth: Path, prediction: Path, entropy: Path, picture
         picture: the PNG that is written; its folder is made.
         labels: name and value of each label; 0 is the background.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib import rc_context, rcParamsDefault
 
     grey, aspect = _read(image)
     true, predicted, uncertain = (_read(path)[0] for path in (truth, prediction, entropy))
     index = fullest_slice(true)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context(rcParamsDefault):  # nnU-Net's logger sets large fonts for the whole process
+        _draw_panels(grey[index], true[index], predicted[index], uncertain[index], aspect, labels, picture)
+
+
+def _draw_panels(grey: np.ndarray, true: np.ndarray, predicted: np.ndarray, uncertain: np.ndarray, aspect: float,
+                 labels: Mapping[str, int], picture: Path) -> None:
+    """Four panels of slices (y, x); `aspect` is the height of a pixel over its width."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.3 * _INCHES, 1.15 * _INCHES), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4)
     foreground = {name: value for name, value in labels.items() if value > 0}
     for axis, title, overlay in zip(axes, ("image", "truth", "prediction"), (None, true, predicted), strict=False):
-        axis.imshow(grey[index], cmap="gray", aspect=aspect)
+        axis.imshow(grey, cmap="gray", aspect=aspect)
         axis.set_title(title)
         if overlay is not None:
-            axis.imshow(_coloured(overlay[index], foreground), aspect=aspect, interpolation="nearest")
-    shown = axes[3].imshow(uncertain[index], cmap="magma", aspect=aspect, vmin=0)
-    axes[3].set_title("uncertainty (entropy)")
+            axis.imshow(_coloured(overlay, foreground), aspect=aspect, interpolation="nearest")
+    shown = axes[3].imshow(uncertain, cmap="magma", aspect=aspect, vmin=0, vmax=np.log(len(labels)))
+    axes[3].set_title("uncertainty (entropy, nats)")
     figure.colorbar(shown, ax=axes[3], shrink=0.8)
     for axis in axes:
         axis.set_axis_off()
     _add_legend(figure, foreground)
-    picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
 
 

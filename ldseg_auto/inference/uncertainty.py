@@ -69,9 +69,9 @@ def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties
     try:
         reader_writer.write_seg(np.rint(values / scale).astype(np.uint16), str(temporary), properties)
         if "nibabel_stuff" in properties:
-            levels = nibabel.load(temporary)
+            levels = nibabel.nifti1.Nifti1Image.from_filename(temporary)
             data = np.asarray(levels.dataobj, dtype=np.float32) * np.float32(scale)
-            nibabel.save(nibabel.Nifti1Image(data, levels.affine), filename)
+            nibabel.save(nibabel.nifti1.Nifti1Image(data, levels.affine), filename)
         else:
             sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(temporary)), sitk.sitkFloat32) * scale, str(filename), True)
     finally:

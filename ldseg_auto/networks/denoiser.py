@@ -7,7 +7,20 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's usual name
 
 from ldseg_auto.config import LDSegConfig
-from ldseg_auto.networks.blocks import SelfAttention, TimedResidualBlock, TimeEmbedding, conv3, group_norm
+from ldseg_auto.networks.blocks import ConvOp, SelfAttention, TimedResidualBlock, TimeEmbedding, conv3, group_norm
+
+
+class _Level(nn.Module):
+    """Residual blocks of one width, one after the other."""
+
+    def __init__(self, conv_op: ConvOp, features: int, embedding: int, blocks: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(TimedResidualBlock(conv_op, features, features, embedding) for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x, embedding)
+        return x
 
 
 class Denoiser(nn.Module):
@@ -25,17 +38,11 @@ class Denoiser(nn.Module):
         self.from_latent = conv3(conv_op, config.latent_channels, widths[0])
         self.from_condition = conv_op(condition_channels, widths[0], 1)
         self.direct = conv_op(condition_channels, config.latent_channels, 1)
-        self.down = nn.ModuleList()
-        self.shrink = nn.ModuleList()
-        for i, width in enumerate(widths):
-            self.down.append(nn.ModuleList(TimedResidualBlock(conv_op, width, width, embedding)
-                                           for _ in range(config.denoiser_blocks)))
-            if i + 1 < len(widths):
-                self.shrink.append(conv3(conv_op, width, widths[i + 1], 2))
+        self.down = nn.ModuleList(_Level(conv_op, width, embedding, config.denoiser_blocks) for width in widths)
+        self.shrink = nn.ModuleList(conv3(conv_op, widths[i], widths[i + 1], 2) for i in range(len(widths) - 1))
         self.attention = SelfAttention(conv_op, widths[-1])
         self.widen = nn.ModuleList(conv_op(widths[i + 1], widths[i], 1) for i in range(len(widths) - 1))
-        self.up = nn.ModuleList(nn.ModuleList(TimedResidualBlock(conv_op, width, width, embedding)
-                                              for _ in range(config.denoiser_blocks)) for width in widths[:-1])
+        self.up = nn.ModuleList(_Level(conv_op, width, embedding, config.denoiser_blocks) for width in widths[:-1])
         self.out = nn.Sequential(group_norm(widths[0]), nn.SiLU(), conv3(conv_op, widths[0], config.latent_channels))
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -43,9 +50,8 @@ class Denoiser(nn.Module):
         embedding = self.time(timestep)
         h = self.from_latent(noisy) + self.from_condition(condition)
         skips = []
-        for i, blocks in enumerate(self.down):
-            for block in blocks:
-                h = block(h, embedding)
+        for i, level in enumerate(self.down):
+            h = level(h, embedding)
             if i < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[i](h)
@@ -54,6 +60,5 @@ class Denoiser(nn.Module):
             skip = skips[i]
             # grids need not be divisible by two
             h = skip + F.interpolate(self.widen[i](h), size=skip.shape[2:], mode="nearest")
-            for block in self.up[i]:
-                h = block(h, embedding)
+            h = self.up[i](h, embedding)
         return self.out(h) + self.direct(condition)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ldseg_auto.config import LDSegConfig
-from ldseg_auto.networks.blocks import PlainResidualBlock, conv3, upsample
+from ldseg_auto.networks.blocks import PlainResidualBlock, activation, conv3, he_initialised, upsample
 
 _MIN_FEATURES = 16
 
@@ -29,6 +29,10 @@ class LatentStandardisation(nn.Module):
     alone. The variance has a floor, so that a data set of nearly empty patches does not blow codes up.
     "sample": by each sample's own statistics, as published (LDSeg); they depend on what the tile holds.
     """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    updates: torch.Tensor
 
     def __init__(self, mode: str, channels: int, momentum: float = 0.02, variance_floor: float = 1e-2):
         super().__init__()
@@ -63,7 +67,11 @@ class LatentStandardisation(nn.Module):
 
 
 class LabelEncoder(nn.Module):
-    """One-hot (or multi-hot) labels -> standardised latent."""
+    """One-hot (or multi-hot) labels -> standardised latent.
+
+    Beside the layers runs a linear path, block by block, as a principal component analysis would code the labels: it
+    is learned within a few dozen iterations (measured in docs/recipes.md), the layers refine it.
+    """
 
     def __init__(self, config: LDSegConfig, num_classes: int):
         super().__init__()
@@ -72,22 +80,26 @@ class LabelEncoder(nn.Module):
         layers: list[nn.Module] = []
         inputs = num_classes
         for stride, outputs in zip(strides, features[1:], strict=True):
-            layers += [conv3(config.conv_op, inputs, outputs, stride), nn.SiLU()]
+            layers += [conv3(config.conv_op, inputs, outputs, stride), activation()]
             inputs = outputs
         if not strides:
             layers.append(conv3(config.conv_op, inputs, features[-1]))
         layers += [PlainResidualBlock(config.conv_op, features[-1]),
                    config.conv_op(features[-1], config.latent_channels, 1)]
-        self.body = nn.Sequential(*layers)
+        self.body = he_initialised(nn.Sequential(*layers))
+        self.linear = config.conv_op(num_classes, config.latent_channels, config.latent_stride, config.latent_stride)
         self.standardise = LatentStandardisation(config.standardisation, config.latent_channels)
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
         """(B, K, *S) -> (B, c, *S / f), float32."""
-        return self.standardise(self.body(labels))
+        return self.standardise(self.body(labels) + self.linear(labels))
 
 
 class LabelDecoder(nn.Module):
-    """Latent -> logits at full resolution. It never sees the image: that bottleneck is what resists noise."""
+    """Latent -> logits at full resolution, with a linear path like the encoder's.
+
+    It never sees the image: that bottleneck is what resists noise.
+    """
 
     def __init__(self, config: LDSegConfig, num_classes: int):
         super().__init__()
@@ -95,16 +107,17 @@ class LabelDecoder(nn.Module):
         features = _level_features(config, len(strides))
         widest = 2 * features[-1]  # most of the work is cheap on the latent's grid
         layers: list[nn.Module] = [conv3(config.conv_op, config.latent_channels, widest),
-                                   PlainResidualBlock(config.conv_op, widest), nn.SiLU()]
+                                   PlainResidualBlock(config.conv_op, widest), activation()]
         inputs = widest
         for level in range(len(strides) - 1, -1, -1):
-            layers += [upsample(config.conv_op, inputs, features[level], strides[level]), nn.SiLU()]
+            layers += [upsample(config.conv_op, inputs, features[level], strides[level]), activation()]
             inputs = features[level]
             if level > 0:
-                layers += [conv3(config.conv_op, inputs, inputs), nn.SiLU()]
+                layers += [conv3(config.conv_op, inputs, inputs), activation()]
         layers.append(conv3(config.conv_op, inputs, num_classes))
-        self.body = nn.Sequential(*layers)
+        self.linear = upsample(config.conv_op, config.latent_channels, num_classes, config.latent_stride)
+        self.body = he_initialised(nn.Sequential(*layers))
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """(B, c, *S / f) -> logits (B, K, *S)."""
-        return self.body(latent)
+        return self.body(latent) + self.linear(latent)

@@ -27,7 +27,7 @@ _STOCK_SEED = 0
 _PROBABILITY_FLOOR = 1e-3  # on the stock path logits are averaged: without a floor one fold vetoes the others
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
+def unwrapped(network: nn.Module) -> Any:
     """The network without DDP or torch.compile around it."""
     if isinstance(network, DistributedDataParallel):
         network = network.module

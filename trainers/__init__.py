@@ -1,0 +1,1 @@
+"""LDSegTrainer and what it is made of."""

@@ -1,0 +1,1 @@
+"""Variants of LDSegTrainer: a few overridden settings each."""
