@@ -22,6 +22,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from ldseg_auto import fingerprint, folders
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.headers import channels_in
 from ldseg_auto.planners.ldseg_planner import LDSegPlanner
 
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")  # which of them a data set gets, the planner decides
@@ -102,9 +103,10 @@ def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
         raise LDSegError(f"{folder / 'imagesTr'} holds no image that ends in {description['file_ending']}.",
                          f"Images are named CASE_0000{description['file_ending']}; is file_ending right?")
     channels = len(description["channel_names"])
+    reader = _reader(cases, description).__name__
     problems = [f"{case}: no label file" for case, files in cases.items() if not Path(files["label"]).is_file()]
-    problems += [f"{case}: {len(files['images'])} of {channels} channels" for case, files in cases.items()
-                 if len(files["images"]) != channels]
+    found = {case: sum(channels_in(Path(file), reader) for file in files["images"]) for case, files in cases.items()}
+    problems += [f"{case}: {number} of {channels} channels" for case, number in found.items() if number != channels]
     if problems:
         raise LDSegError(f"{len(problems)} training cases of {name} are incomplete: " + _named(problems) + ".",
                          "Each case needs imagesTr/CASE_0000 to one file per channel, and labelsTr/CASE.")
@@ -141,14 +143,19 @@ def _fingerprint(name: str, cases: dict[str, dict[str, Any]], processes: int, cl
     """nnU-Net's fingerprint and ours; what is there is kept unless the number of cases has changed."""
     folder = folders.folder_of(folders.PREPROCESSED) / name
     description = folders.read_json(folders.folder_of(folders.RAW) / name / "dataset.json")
-    reader = determine_reader_writer_from_dataset_json(description, next(iter(cases.values()))["images"][0],
-                                                       verbose=verbose)
+    reader = _reader(cases, description)
     fingerprint.extract_label_fingerprint(cases, description, reader, folder / fingerprint.FILE_NAME, processes, clean)
     existing = folder / "dataset_fingerprint.json"
     stale = existing.is_file() and len(folders.read_json(existing)["spacings"]) != len(cases)
     with _quiet(verbose):
         extract_fingerprint_dataset(folders.dataset_id(name), num_processes=processes, clean=clean or stale,
                                     verbose=verbose)
+
+
+def _reader(cases: dict[str, dict[str, Any]], description: dict[str, Any]) -> Any:
+    """nnU-Net's reader for these files."""
+    return determine_reader_writer_from_dataset_json(description, next(iter(cases.values()))["images"][0],
+                                                     verbose=False)
 
 
 def _planned(plans: dict[str, Any], requested: Sequence[str] | None) -> list[str]:

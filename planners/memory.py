@@ -16,6 +16,7 @@ from ldseg_auto.config import LDSegConfig
 # In training the label decoder runs on the true z_0 and on its estimate; all other parts run once.
 PASSES = {"image_encoder": 1, "top_down": 1, "heads": 1, "label_encoder": 1, "label_decoder": 2, "denoiser": 1}
 DENOISER_WIDTHS = (32, 48, 64, 96, 128, 192, 256)
+MAX_ATTENTION_POSITIONS = 4096  # at the denoiser's lowest level
 DENOISER_SHARE = 1 / 3  # of the image encoder's multiply-adds: sampling calls the denoiser several times
 
 
@@ -58,21 +59,30 @@ def training_elements(costs: dict[str, Cost]) -> int:
 
 
 def choose_denoiser_features(config: LDSegConfig, patch: Sequence[int], num_inputs: int, num_heads: int,
-                             share: float = DENOISER_SHARE) -> tuple[tuple[int, int], float]:
+                             share: float = DENOISER_SHARE) -> tuple[tuple[int, ...], float]:
     """The widest denoiser that costs at most `share` of the image encoder's multiply-adds per call.
 
     A prediction runs the encoder once per tile and the denoiser samples x steps times, so a wide denoiser decides
-    the time; the narrowest width is taken where even that costs more.
+    the time; the narrowest width is taken where even that costs more. There are two levels, and more on a large grid:
+    attention at the lowest one costs the square of its positions.
 
     Returns:
-        the widths of both levels, and the share they take.
+        the width of each level (doubled from level to level), and the share they take.
     """
+    levels, grid = 2, _halved(grid_size(patch, config.latent_stride))
+    while prod(grid) > MAX_ATTENTION_POSITIONS:
+        levels, grid = levels + 1, _halved(grid)
     shares = {}
     for width in DENOISER_WIDTHS:
-        costs = network_cost(replace(config, denoiser_features=(width, 2 * width)), patch, num_inputs, num_heads)
-        shares[width] = costs["denoiser"].multiply_adds / costs["image_encoder"].multiply_adds
-    width = max((w for w in DENOISER_WIDTHS if shares[w] <= share), default=DENOISER_WIDTHS[0])
-    return (width, 2 * width), shares[width]
+        widths = tuple(width * 2 ** level for level in range(levels))
+        costs = network_cost(replace(config, denoiser_features=widths), patch, num_inputs, num_heads)
+        shares[widths] = costs["denoiser"].multiply_adds / costs["image_encoder"].multiply_adds
+    chosen = max((w for w in shares if shares[w] <= share), default=min(shares))
+    return chosen, shares[chosen]
+
+
+def _halved(grid: Sequence[int]) -> tuple[int, ...]:
+    return tuple((edge + 1) // 2 for edge in grid)
 
 
 def memory_gb(elements: float, batch_size: int, reference_elements: float, reference_batch_size: int,
@@ -154,7 +164,8 @@ def _label_levels(config: LDSegConfig) -> list[tuple[tuple[int, ...], int]]:
 
 
 def _label_encoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) -> Cost:
-    """One strided convolution per level, then a residual block of two convolutions and the projection to z_0."""
+    """One strided convolution per level, then a residual block of two convolutions and the projection to z_0; beside
+    them the linear path."""
     cost = Cost(0, 0)
     inputs = num_heads
     levels = _label_levels(config)
@@ -162,11 +173,13 @@ def _label_encoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) 
         cost += _conv(grid_size(patch, stride), inputs, width)
         inputs = width
     grid = grid_size(patch, config.latent_stride)
-    return cost + _conv(grid, inputs, inputs, times=2) + _pointwise(grid, inputs, config.latent_channels)
+    linear = _conv(grid, num_heads, config.latent_channels, config.latent_stride)
+    return cost + _conv(grid, inputs, inputs, times=2) + _pointwise(grid, inputs, config.latent_channels) + linear
 
 
 def _label_decoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) -> Cost:
-    """A convolution and a residual block at the latent's grid, then upsampling and a convolution per level."""
+    """A convolution and a residual block at the latent's grid, then upsampling and a convolution per level; beside
+    them the linear path."""
     levels = _label_levels(config)
     inputs = 2 * levels[-1][1]
     grid = grid_size(patch, config.latent_stride)
@@ -177,7 +190,8 @@ def _label_decoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) 
         if level:
             cost += _conv(grid_size(patch, stride), width, width)
         inputs = width
-    return cost + _conv(patch, inputs, num_heads)
+    linear = _pointwise((prod(grid), prod(config.latent_stride)), config.latent_channels, num_heads)
+    return cost + _conv(patch, inputs, num_heads) + linear
 
 
 def _denoiser(config: LDSegConfig, patch: tuple[int, ...]) -> Cost:
@@ -186,7 +200,7 @@ def _denoiser(config: LDSegConfig, patch: tuple[int, ...]) -> Cost:
     condition = config.features_per_stage[config.latent_stage]
     grids = [grid_size(patch, config.latent_stride)]
     for _ in widths[1:]:
-        grids.append(tuple((edge + 1) // 2 for edge in grids[-1]))
+        grids.append(_halved(grids[-1]))
     cost = _conv(grids[0], channels, widths[0]) + _conv(grids[0], widths[0], channels)
     cost += _pointwise(grids[0], condition, widths[0]) + _pointwise(grids[0], condition, channels)
     for level, (grid, width) in enumerate(zip(grids, widths, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
@@ -55,8 +56,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self, network: nn.Module) -> None:
-        average = self.state_dict()
-        for name, value in network.state_dict().items():
-            own = value.clone()
-            value.copy_(average[name])
-            average[name].copy_(own)
+        # not by state_dict: nnU-Net's blocks hold a convolution under two names, which would be exchanged twice
+        averaged = self._model.module
+        for own, other in zip(chain(network.parameters(), network.buffers()),
+                              chain(averaged.parameters(), averaged.buffers()), strict=True):
+            kept = own.clone()
+            own.copy_(other)
+            other.copy_(kept)

@@ -36,6 +36,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     loss_weights = LossWeights()
     share_at_last_timestep = 0.25  # of the training samples: there the estimate rests on the image alone
+    recycled_share = 0.5  # of the training samples: z_t holds the network's own estimate, as in sampling
     ema_decay = 0.999
     learning_rate = 1e-3
     adamw_weight_decay = 1e-2
@@ -94,23 +95,25 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         self.anneal()
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
-        noise, timestep = self.draw_noise(data)
+        noise, timestep, recycled = self.draw_noise(data)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
-            output = self.network(data, target, noise, timestep)
+            output = self.network(data, target, noise, timestep, recycled)
             loss = self.loss(output, target)
         self._optimise(loss)
         self.average.update(self.unwrapped_network)
         return {"loss": loss.detach().cpu().numpy()}
 
-    def draw_noise(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noise of its own for each sample, and timesteps: a share at T, the others uniform from 1 to T."""
+    def draw_noise(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Noise of its own for each sample; timesteps, a share at T, the others uniform from 1 to T; which of the
+        samples are recycled (None where the recipe has no recycling)."""
         config = self.unwrapped_network.config
         grid = [size // stride for size, stride in zip(data.shape[2:], config.latent_stride, strict=True)]
         noise = torch.randn(len(data), config.latent_channels, *grid, device=data.device)
         timestep = torch.randint(1, config.timesteps + 1, (len(data),), device=data.device)
         at_last = torch.rand(len(data), device=data.device) < self.share_at_last_timestep
-        return noise, torch.where(at_last, config.timesteps, timestep)
+        recycled = torch.rand(len(data), device=data.device) < self.recycled_share if self.recycled_share else None
+        return noise, torch.where(at_last, config.timesteps, timestep), recycled
 
     def _optimise(self, loss: torch.Tensor) -> None:
         if self.grad_scaler is None:

@@ -22,6 +22,7 @@ from ldseg_auto.folders import (
     require_trained_folds,
     trained_folds,
 )
+from ldseg_auto.headers import channels_in
 
 _NAMED = 5  # cases that an error message names
 
@@ -113,7 +114,7 @@ def _require_channels(cases: dict[str, list[Path]], channels: list[str], reader:
     wrong = []
     for case, files in cases.items():
         numbered = [path.name[:path.name.rindex("_") + 5].endswith(f"_{i:04d}") for i, path in enumerate(files)]
-        number = sum(_channels_in(path, reader) for path in files)
+        number = sum(channels_in(path, reader) for path in files)
         if number != len(channels):
             wrong.append(f"{case} has {number}")
         elif not all(numbered):
@@ -122,22 +123,6 @@ def _require_channels(cases: dict[str, list[Path]], channels: list[str], reader:
         expected = f"the model takes {len(channels)} ({', '.join(channels)})"
         raise LDSegError(f"Wrong channels: {'; '.join(wrong)}; {expected}.",
                          "Give every case one file a channel, numbered _0000, _0001, ... as in training.")
-
-
-def _channels_in(path: Path, reader: str) -> int:
-    """Channels of one file, from its header."""
-    if reader not in ("NaturalImage2DIO", "SimpleITKIO"):
-        return 1
-    import SimpleITK as sitk
-
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(path))
-    try:
-        header.ReadImageInformation()
-    except RuntimeError as error:
-        raise LDSegError(f"{path} cannot be read as an image.", "Replace or remove the file.") from error
-    size = header.GetSize()
-    return header.GetNumberOfComponents() * (size[3] if len(size) == 4 else 1)
 
 
 def _load_predictor(model: Path, folds: Sequence[str | int], checkpoint_name: str, **options: Any) -> Any:

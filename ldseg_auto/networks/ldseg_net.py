@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812, the field's usual name
 from torch.nn.parallel import DistributedDataParallel
 
 from ldseg_auto.config import LDSegConfig
-from ldseg_auto.diffusion.objective import add_noise, denoiser_target, estimate_latent
+from ldseg_auto.diffusion.objective import add_noise, denoiser_target, estimate_latent, estimate_noise
 from ldseg_auto.diffusion.samplers import StepNoise, ddim
 from ldseg_auto.diffusion.schedule import alpha_bar
 from ldseg_auto.errors import LDSegError
@@ -76,7 +76,8 @@ class LDSegNet(nn.Module):
             self.config.schedule, self.config.timesteps, self.config.zero_terminal_snr), persistent=False)
 
     def forward(self, image: torch.Tensor, target: torch.Tensor | None = None, noise: torch.Tensor | None = None,
-                timestep: torch.Tensor | None = None) -> torch.Tensor | TrainingOutput:
+                timestep: torch.Tensor | None = None,
+                recycled: torch.Tensor | None = None) -> torch.Tensor | TrainingOutput:
         """Segment, or with a target compute what the loss needs.
 
         Args:
@@ -84,6 +85,7 @@ class LDSegNet(nn.Module):
             target: nnU-Net's: label map (B, 1, *S), or regions (B, R, *S) with the ignore mask last if there is one.
             noise: standard normal, (B, c, *S / f); needed with a target.
             timestep: (B,), from 1 to T; needed with a target.
+            recycled: (B,), where True z_t is made from the network's own one-step estimate, as in sampling.
 
         Returns:
             Logits (B, K, *S) of the mean of `sampler_samples` posterior samples, or a `TrainingOutput`.
@@ -97,12 +99,29 @@ class LDSegNet(nn.Module):
         latent = self.encode_label(target)
         signal = self.alpha_bar[timestep]
         noisy = add_noise(latent, noise, signal)
+        if recycled is not None:
+            noisy, noise = self._recycle(latent, noise, noisy, signal, features[0], recycled)
         output = self.denoise(noisy, timestep, features[0])
         estimate = estimate_latent(self.config.prediction, output, noisy, signal)
         return TrainingOutput(
             estimate_logits=self.decode(estimate), coding_logits=self.decode(latent), denoiser_output=output,
             denoiser_target=denoiser_target(self.config.prediction, latent, noise, signal),
             head_logits=self.heads(features))
+
+    @torch.no_grad()
+    def _recycle(self, latent: torch.Tensor, noise: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor,
+                 condition: torch.Tensor, recycled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """z_t as deterministic sampling meets it: the estimate from z_T = noise, mixed with that same noise.
+
+        In training z_t otherwise holds the truth, in sampling it holds the network's own errors; here it learns to
+        correct them (recycling, Fu et al., MELBA 2023:016). Returns z_t and the noise that leads to it from z_0.
+        """
+        last = torch.full((len(noise),), self.config.timesteps, device=noise.device)
+        estimate = estimate_latent(self.config.prediction, self.denoise(noise, last, condition), noise,
+                                   self.alpha_bar[last])
+        where = recycled.reshape(-1, *[1] * (noise.ndim - 1))
+        noisy = torch.where(where, add_noise(estimate, noise, signal), noisy)
+        return noisy, torch.where(where, estimate_noise(latent, noisy, signal), noise)
 
     def check_shape(self, image: torch.Tensor) -> None:
         """Raises ValueError where the encoder's strides do not divide the image."""

@@ -5,6 +5,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from ldseg_auto.diffusion.objective import estimate_latent
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.networks.ldseg_net import LDSegNet, TrainingOutput
 
@@ -161,6 +162,24 @@ def test_prediction_is_repeatable_and_does_not_depend_on_the_batch(arch_kwargs):
     together = net(image)
     assert torch.equal(together, net(image))
     assert torch.allclose(together[:1], net(image[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "v"])
+def test_recycling_shows_the_denoiser_what_two_step_sampling_shows_it(arch_kwargs, prediction):
+    net = build(arch_kwargs(2, prediction=prediction)).eval()
+    nn.init.normal_(net.denoiser.from_latent.weight)
+    image, target = batch(2)
+    noise = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(2))
+    seen = []
+    net.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net.sample(net.encode_image(image), noise, steps=2, eta=0.0)
+    output = net(image, target, noise, torch.full((2,), 500), torch.tensor([True, False]))
+    assert torch.allclose(seen[-1][0], seen[1][0], atol=1e-5)
+    assert not torch.allclose(seen[-1][1], seen[1][1], atol=1e-3)
+    # a denoiser that hits its target finds the true latent all the same
+    signal = net.alpha_bar[torch.full((2,), 500)]
+    assert torch.allclose(estimate_latent(prediction, output.denoiser_target, seen[-1], signal),
+                          net.encode_label(target), atol=1e-4)
 
 
 def test_sampler_context_is_undone(arch_kwargs):

@@ -59,6 +59,18 @@ def test_swapped_is_undone_even_after_an_error():
     assert average.state_dict()["weight"].item() == 1.0
 
 
+def test_a_layer_under_two_names_is_exchanged_once():
+    network = nn.Module()
+    network.one = Scale()
+    network.other = network.one  # as in nnU-Net's convolution blocks
+    average = WeightAverage(network, 0.9)
+    set_to(network.one, 1.0)
+    average.update(network)
+    set_to(network.one, 5.0)
+    with average.swapped(network):
+        assert network.one.weight.item() == 1.0
+
+
 def test_loading_continues_the_warm_up():
     network = Scale()
     average = WeightAverage(network, 0.9)
