@@ -11,6 +11,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
+from tqdm import tqdm
 
 from ldseg_auto.evaluation import latent_signs
 from ldseg_auto.inference.binding import bound
@@ -36,9 +37,9 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     loss_weights = LossWeights()
     share_at_last_timestep = 0.25  # of the training samples: there the estimate rests on the image alone
-    recycled_share = 0.5  # of the training samples: z_t holds the network's own estimate, as in sampling
+    recycled_share = 0.25  # of the training samples: z_t holds the network's own estimate, as in sampling
     ema_decay = 0.999
-    learning_rate = 1e-3
+    learning_rate = 3e-3
     adamw_weight_decay = 1e-2
 
     seed: int | None = None
@@ -91,6 +92,16 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             torch.manual_seed(self.seed)
         super().on_train_start()
 
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        # None: shown in a terminal only, a log file keeps nnU-Net's lines
+        self._progress = tqdm(total=self.num_iterations_per_epoch, desc=f"epoch {self.current_epoch}", leave=False,
+                              disable=None if self.local_rank == 0 else True)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        self._progress.close()
+        super().on_train_epoch_end(train_outputs)
+
     def train_step(self, batch: dict) -> dict:
         self.anneal()
         data = batch["data"].to(self.device, non_blocking=True)
@@ -102,6 +113,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             loss = self.loss(output, target)
         self._optimise(loss)
         self.average.update(self.unwrapped_network)
+        self._progress.update()
         return {"loss": loss.detach().cpu().numpy()}
 
     def draw_noise(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

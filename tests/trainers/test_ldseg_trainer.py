@@ -112,6 +112,7 @@ def test_every_setting_of_the_recipe_has_an_effect(in_small_world, name, value):
     def train(cls):
         trainer = make_trainer(in_small_world, cls, num_epochs=1, disable_checkpointing=True)
         trainer.initialize()
+        trainer.on_train_epoch_start()
         torch.manual_seed(0)
         data = torch.randn(2, 1, *trainer.configuration_manager.patch_size,
                            generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,115 @@
+"""From raw files to written segmentations, through the commands' real entry points."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from ldseg_auto.cli import plan_and_preprocess, predict, train
+from ldseg_auto.evaluation.metrics import dice
+
+ONE_PROCESS = ["-npp", "1", "-nps", "1", "-device", "cpu", "--disable_progress_bar"]
+
+
+def link_images(source: Path, cases: list[str], folder: Path, ending: str = ".nii.gz") -> Path:
+    folder.mkdir()
+    for case in cases:
+        shutil.copy(source / f"{case}_0000{ending}", folder)
+    return folder
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_predict_agrees_with_the_validation(in_small_world, tmp_path):
+    validation = in_small_world["model"] / "fold_0" / "validation"
+    cases = sorted(json.loads((in_small_world["preprocessed"] / "splits_final.json").read_text())[0]["val"])
+    images = link_images(in_small_world["nnUNet_raw"] / "Dataset007_Small" / "imagesTr", cases, tmp_path / "images")
+    out = tmp_path / "out"
+    assert predict.main(["-i", str(images), "-o", str(out), "-d", "7", "-c", "3d_fullres", "-f", "0",
+                         "--save_probabilities", *ONE_PROCESS]) == 0
+    for case in cases:
+        ours, theirs = (np.load(folder / f"{case}.npz")["probabilities"] for folder in (out, validation))
+        assert np.abs(ours.astype(float) - theirs).max() < 1e-3
+        assert np.array_equal(read(out / f"{case}.nii.gz"), read(validation / f"{case}.nii.gz"))
+
+
+def test_same_seed_same_bytes_other_seed_other_probabilities(in_small_world, tmp_path):
+    written = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / name
+        assert predict.main(["-i", str(in_small_world["images"]), "-o", str(out), "-d", "7", "-c", "3d_fullres",
+                             "--seed", str(seed), "--save_probabilities", "--uncertainty", "--samples", "2",
+                             *ONE_PROCESS]) == 0
+        written.append({path.relative_to(out): path for path in sorted(out.rglob("*.nii.gz"))}
+                       | {"npz": np.load(out / "case_10.npz")["probabilities"]})
+    a, b, c = written
+    assert len(a) == 5  # two segmentations, two maps, one array
+    assert all(a[key].read_bytes() == b[key].read_bytes() for key in a if key != "npz")
+    assert np.array_equal(a["npz"], b["npz"])
+    assert not np.allclose(a["npz"], c["npz"], atol=1e-6)
+
+
+def test_continue_prediction_leaves_what_is_there(in_small_world, tmp_path):
+    out = tmp_path / "out"
+    call = ["-i", str(in_small_world["images"]), "-o", str(out), "-d", "7", "-c", "3d_fullres", "--samples", "1",
+            "--disable_tta", *ONE_PROCESS]
+    assert predict.main(call) == 0
+    before = (out / "case_10.nii.gz").stat().st_mtime_ns
+    (out / "case_11.nii.gz").unlink()
+    assert predict.main([*call, "--continue_prediction"]) == 0
+    assert (out / "case_10.nii.gz").stat().st_mtime_ns == before
+    assert (out / "case_11.nii.gz").is_file()
+
+
+def test_rgb_pictures(nnunet_folders, tmp_path):
+    """2D, three channels in one PNG: plan, train, predict, map."""
+    from ldseg_auto.demo.phantom import write_dataset
+    dataset = write_dataset(nnunet_folders["nnUNet_raw"], 8, "Pictures", num_train=5, num_test=1, seed=0,
+                            dims="2d_rgb")
+    assert plan_and_preprocess.main(["-d", "8", "-np", "1", "-npfp", "1"]) == 0
+    plans = json.loads((nnunet_folders["nnUNet_preprocessed"] / dataset.name / "LDSegPlans.json").read_text())
+    # so few pictures would make batches of hundreds of patches
+    plans["configurations"]["2d"]["batch_size"] = 2
+    (nnunet_folders["nnUNet_preprocessed"] / dataset.name / "LDSegPlans.json").write_text(json.dumps(plans))
+    assert train.main(["8", "0", "--epochs", "1", "--iterations_per_epoch", "1", "-device", "cpu"]) == 0
+    out = tmp_path / "out"
+    assert predict.main(["-i", str(dataset / "imagesTs"), "-o", str(out), "-d", "8", "--samples", "1",
+                         "--disable_tta", "--uncertainty", *ONE_PROCESS]) == 0
+    image, = (dataset / "imagesTs").glob("*.png")
+    case = image.name.removesuffix("_0000.png")
+    size = sitk.ReadImage(str(image)).GetSize()
+    assert sitk.ReadImage(str(out / f"{case}.png")).GetSize() == size
+    assert sitk.ReadImage(str(out / "uncertainty" / f"{case}_entropy.nii.gz")).GetSize()[:2] == size
+
+
+@pytest.mark.slow
+def test_real_data(nnunet_folders, tmp_path):
+    """A short training on a real data set in nnU-Net's raw format, named by LDSEG_TEST_DATASET (a folder)."""
+    source = os.environ.get("LDSEG_TEST_DATASET")
+    if not source:
+        pytest.skip("LDSEG_TEST_DATASET names no data set")
+    dataset = Path(source).resolve()
+    (nnunet_folders["nnUNet_raw"] / dataset.name).symlink_to(dataset)
+    number = str(int(dataset.name[7:10]))
+    assert plan_and_preprocess.main(["-d", number, "-c", "3d_fullres", "--explain"]) == 0
+    assert train.main([number, "0", "--max_minutes", os.environ.get("LDSEG_TEST_MINUTES", "5"), "--seed", "0",
+                       "-device", "cpu"]) == 0
+    fold, = nnunet_folders["nnUNet_results"].glob("*/*/fold_0")
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    splits = json.loads((nnunet_folders["nnUNet_preprocessed"] / dataset.name / "splits_final.json").read_text())
+    ending = json.loads((dataset / "dataset.json").read_text())["file_ending"]
+    images = link_images(dataset / "imagesTr", splits[0]["val"], tmp_path / "images", ending)
+    out = tmp_path / "out"
+    assert predict.main(["-i", str(images), "-o", str(out), "-d", number, "-f", "0", *ONE_PROCESS]) == 0
+    labels = [int(label) for label in summary["mean"]]
+    scores = {label: [dice(read(out / f"{c}{ending}"), read(dataset / "labelsTr" / f"{c}{ending}"), label)
+                      for c in splits[0]["val"]] for label in labels}
+    for label in labels:
+        assert np.mean(scores[label]) == pytest.approx(summary["mean"][str(label)]["Dice"], abs=1e-3)
+    assert json.loads((fold / "latent_signs.json").read_text())["use_of_latent_holds"]
