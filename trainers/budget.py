@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-_EPOCHS_PER_BUDGET = 20
+_MIN_EPOCHS, _MAX_EPOCHS = 4, 20  # per budget; about a minute each: validation and checkpoints take seconds
 _FIRST_EPOCH_ITERATIONS = 5
 _VALIDATION_SHARE = 5  # nnU-Net: 250 training iterations to 50 of validation
 
@@ -60,8 +60,7 @@ class WallTimeBudget:
 class WallTimeBudgetMixin:
     """For an nnUNetTrainer: set `max_minutes` before `initialize`, and training ends within them.
 
-    Epochs are shortened to about a twentieth of the budget, so that annealing, validation and checkpoints happen
-    as often as in a long training.
+    Epochs are shortened to about a minute, so that validation and checkpoints happen as often as in a long training.
     """
 
     max_minutes: float | None = None
@@ -94,7 +93,8 @@ class WallTimeBudgetMixin:
         fitting = int((self.budget.seconds - self.budget.elapsed()) / seconds_per_iteration)
         if fitting < 1:
             raise BudgetSpent
-        share = max(1, round(self.budget.seconds / seconds_per_iteration / _EPOCHS_PER_BUDGET))
+        epochs = min(max(self.budget.seconds / 60, _MIN_EPOCHS), _MAX_EPOCHS)
+        share = max(1, round(self.budget.seconds / seconds_per_iteration / epochs))
         # a remainder of less than half an epoch is not worth a validation of its own
         epoch = fitting if fitting < 1.5 * share else share
         return min(self._requested_iterations, epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import nullcontext
 from typing import Any
@@ -64,6 +65,10 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     def unwrapped_network(self) -> LDSegNet:
         """The network without DDP or torch.compile around it."""
         return unwrapped(self.network)
+
+    def _do_i_compile(self) -> bool:
+        """Only where `nnUNet_compile` asks for it: nnU-Net's default on CUDA was not tried with this network."""
+        return "nnUNet_compile" in os.environ and super()._do_i_compile()
 
     def _build_loss(self) -> nn.Module:
         return LatentDiffusionLoss(super()._build_loss(), self.loss_weights)

@@ -72,8 +72,9 @@ class LDSegNet(nn.Module):
         self.heads = ConditionHeads(
             self.config.conv_op, self.config.features_per_stage[self.config.latent_stage:], num_classes,
             self.config.latent_stride)
+        # float32: not every device knows float64
         self.register_buffer("alpha_bar", alpha_bar(
-            self.config.schedule, self.config.timesteps, self.config.zero_terminal_snr), persistent=False)
+            self.config.schedule, self.config.timesteps, self.config.zero_terminal_snr).float(), persistent=False)
 
     def forward(self, image: torch.Tensor, target: torch.Tensor | None = None, noise: torch.Tensor | None = None,
                 timestep: torch.Tensor | None = None,

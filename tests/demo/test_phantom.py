@@ -77,7 +77,7 @@ def test_geometry_varies_and_is_oblique():
 def test_structures_touch_and_lesion_lies_inside(index):
     labels = make_case(0, index).labels
     assert set(np.unique(labels)) == set(LABELS.values())
-    assert np.count_nonzero(labels == LABELS["lesion"]) > 150
+    assert np.count_nonzero(labels == LABELS["lesion"]) > 100
     neighbours = np.concatenate([_across(labels, LABELS["lesion"], axis) for axis in range(3)])
     inside = np.isin(neighbours, (LABELS["organ"], LABELS["vessel"]))
     assert inside.mean() > 0.9
@@ -91,7 +91,7 @@ def _across(labels: np.ndarray, label: int, axis: int) -> np.ndarray:
     return np.concatenate([second[(first == label) & (second != label)], first[(second == label) & (first != label)]])
 
 
-def test_contrast_lies_between_two_and_four_sigma():
+def test_contrast_lies_between_two_and_five_sigma():
     ratios = []
     for index in range(6):
         case = make_case(0, index)
@@ -100,7 +100,7 @@ def test_contrast_lies_between_two_and_four_sigma():
         mean = {name: case.image[0][case.labels == value].mean() for name, value in LABELS.items()}
         ratios.append([(mean["organ"] - mean["background"]) / noise, (mean["organ"] - mean["lesion"]) / noise,
                        (mean["vessel"] - mean["organ"]) / noise])
-    assert np.all(np.mean(ratios, axis=0) > 1.8) and np.all(np.mean(ratios, axis=0) < 4.2)
+    assert np.all(np.mean(ratios, axis=0) > 2) and np.all(np.mean(ratios, axis=0) < 5)
 
 
 def test_occupancy_sums_to_one_and_agrees_with_labels():
