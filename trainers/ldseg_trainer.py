@@ -38,7 +38,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     loss_weights = LossWeights()
     share_at_last_timestep = 0.25  # of the training samples: there the estimate rests on the image alone
-    recycled_share = 0.25  # of the training samples: z_t holds the network's own estimate, as in sampling
+    recycled_share = 0.5  # of the training samples: z_t holds the network's own estimate, as in sampling
     ema_decay = 0.999
     learning_rate = 3e-3
     adamw_weight_decay = 1e-2

@@ -153,7 +153,7 @@ class LDSegNet(nn.Module):
 
     def denoise(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """z_t (B, c, *g), t (B,), condition (B, d, *g) -> the denoiser's output, float32, (B, c, *g)."""
-        return self.denoiser(noisy, timestep, condition).float()
+        return self.denoiser(noisy, timestep, condition, self.alpha_bar[timestep]).float()
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """(B, c, *S / f) -> logits (B, K, *S)."""
