@@ -51,6 +51,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.learning_rate
         self.weight_decay = self.adamw_weight_decay
+        self.save_every = 1  # nnU-Net's 50 epochs can be days of lost training
         self.enable_deep_supervision = False  # the heads on the condition take its place
         for name in latent_signs.SERIES:
             self.logger.local_logger.my_fantastic_logging[name] = []

@@ -70,6 +70,7 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
 
     torch_device = select_device(device)
     _make_repeatable(seed)
+    _leave_cores(torch_device.type)
     attributes = _attributes(epochs, iterations_per_epoch, max_minutes, seed, disable_checkpointing)
     for fold in chosen:
         trainer = _get_trainer(dataset, configuration, fold, trainer_name, plans_name, continue_training, torch_device)
@@ -149,6 +150,12 @@ def _make_repeatable(seed: int | None) -> None:
     torch.backends.cudnn.deterministic = seed is not None
     if seed is not None:
         os.environ.setdefault("nnUNet_n_proc_DA", "0")
+
+
+def _leave_cores(device_type: str) -> None:
+    """On a CPU the network needs the cores that nnU-Net would give to twelve augmentation workers."""
+    if device_type == "cpu":
+        os.environ.setdefault("nnUNet_n_proc_DA", "1")
 
 
 def _require_consistent(continue_training: bool, only_validate: bool, validate_best: bool,

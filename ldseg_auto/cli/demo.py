@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = common.parser("Make a small data set, plan, train one fold, predict and draw cases never trained on.")
     parser.add_argument("-o", dest="folder", metavar="DIR", required=True, help="folder to write to")
-    parser.add_argument("--minutes", metavar="MINUTES", type=common.positive_float, default=2.5,
+    parser.add_argument("--minutes", metavar="MINUTES", type=common.positive_float, default=3.2,
                         help="of training (default: %(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0,
                         help="of the data and of the training (default: %(default)s)")

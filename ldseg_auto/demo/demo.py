@@ -24,7 +24,7 @@ _CONFIGURATION = "3d_fullres"
 _FOREGROUND = {name: value for name, value in LABELS.items() if value > 0}
 
 
-def run_demo(folder: str, minutes: float = 3.0, seed: int = 0, device: str | None = None) -> dict[str, float]:
+def run_demo(folder: str, minutes: float = 3.2, seed: int = 0, device: str | None = None) -> dict[str, float]:
     """Make a data set, plan, train fold 0, predict the held-out cases, measure and draw them.
 
     Sets nnU-Net's environment variables to folders below `folder` for this process.

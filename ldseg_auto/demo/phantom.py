@@ -20,7 +20,7 @@ DIMENSIONS = (3, "2d_rgb")
 # Mean intensity of background, organ, lesion, vessel in the unit of the noise's sigma below; one row a channel.
 # The lesion differs from the organ by about 3 sigma and hardly from the background: only its place tells.
 _INTENSITIES = np.array([[0.45, 1.25, 0.60, 2.0], [1.5, 0.80, 1.40, 0.30], [0.60, 1.10, 1.80, 0.50]])
-_NOISE_SIGMA = 0.14
+_NOISE_SIGMA = 0.12
 _BLUR_MM = 0.7  # of the scanner's point spread, standard deviation
 _GREY_VALUES_3D = 300.0  # per unit of intensity
 _GREY_VALUES_RGB = 85.0

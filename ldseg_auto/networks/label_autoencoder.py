@@ -70,7 +70,7 @@ class LabelEncoder(nn.Module):
     """One-hot (or multi-hot) labels -> standardised latent.
 
     Beside the layers runs a linear path, block by block, as a principal component analysis would code the labels: it
-    is learned within a few dozen iterations (measured in docs/recipes.md), the layers refine it.
+    is learned within a few dozen iterations (measured: benchmarks/RESULTS.md), the layers refine it.
     """
 
     def __init__(self, config: LDSegConfig, num_classes: int):

@@ -1,5 +1,6 @@
 """The commands' help, and that every flag reaches the function behind the command."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from ldseg_auto.cli import common, plan_and_preprocess, predict, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.run import find_cases
-from ldseg_auto.trainers.run import _into_validation_best
+from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 
 COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
 
@@ -37,6 +38,17 @@ def _raise(error: BaseException):
 def test_how_commands_end(error, code, printed, capsys):
     assert common.run(lambda _: _raise(error), common.parser("A command."), []) == code
     assert capsys.readouterr().err == printed
+
+
+def test_loaders_leave_the_cores_to_a_cpu_training(monkeypatch):
+    monkeypatch.delenv("nnUNet_n_proc_DA")
+    _leave_cores("cuda")
+    assert "nnUNet_n_proc_DA" not in os.environ
+    _leave_cores("cpu")
+    assert os.environ["nnUNet_n_proc_DA"] == "1"
+    monkeypatch.setenv("nnUNet_n_proc_DA", "6")
+    _leave_cores("cpu")
+    assert os.environ["nnUNet_n_proc_DA"] == "6", "what the user says stays"
 
 
 def test_bugs_are_not_hidden():

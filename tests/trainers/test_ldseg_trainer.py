@@ -78,6 +78,26 @@ def test_same_seed_same_weights_other_seed_other_weights(in_small_world):
     assert torch.allclose(trained[0], trained[1], atol=1e-3)
 
 
+def test_an_interrupted_training_continues_after_its_last_epoch(in_small_world):
+    class Interrupted(LDSegTrainer):
+        def on_epoch_start(self):
+            if self.current_epoch == 1:
+                raise KeyboardInterrupt
+            super().on_epoch_start()
+    Interrupted.__name__ = "LDSegTrainerInterrupted"  # a folder of its own
+    trainer = make_trainer(in_small_world, Interrupted, fold=2)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    resumed = make_trainer(in_small_world, Interrupted, fold=2)
+    resumed.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    assert resumed.current_epoch == 1
+    assert torch.equal(weights(resumed), weights(trainer))
+    resumed.__class__ = LDSegTrainer  # nothing interrupts it any more
+    resumed.run_training()
+    assert resumed.current_epoch == 2
+    assert all(len(values) == 2 for values in resumed.logger.get_checkpoint().values())
+
+
 def test_time_budget_ends_training_and_anneals(in_small_world):
     trainer = make_trainer(in_small_world, num_epochs=1000, num_iterations_per_epoch=250, max_minutes=0.12,
                            disable_checkpointing=True)
