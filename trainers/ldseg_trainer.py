@@ -20,6 +20,7 @@ from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.trainers import checkpoint
 from ldseg_auto.trainers.budget import WallTimeBudgetMixin
+from ldseg_auto.trainers.code_start import start_from_principal_components
 from ldseg_auto.trainers.ema import WeightAverage
 from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
 from ldseg_auto.trainers.signs_report import measure_on_cases, plot_signs, save_summary
@@ -27,6 +28,7 @@ from ldseg_auto.trainers.signs_report import measure_on_cases, plot_signs, save_
 # Of one validation batch an epoch; the final signs are measured on many cases.
 _SIGNS_PATCHES = 2
 _SIGNS_SAMPLES = 2
+_CODE_START_PATCHES = 64
 
 
 class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
@@ -42,6 +44,8 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     ema_decay = 0.999
     learning_rate = 3e-3
     adamw_weight_decay = 1e-2
+
+    code_from_principal_components = True
 
     seed: int | None = None
     validation_mirroring = True
@@ -97,6 +101,20 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             np.random.seed(self.seed)
             torch.manual_seed(self.seed)
         super().on_train_start()
+        self._start_code()
+
+    def _start_code(self) -> None:
+        """From principal components, unless the network has been trained before (continued, pretrained)."""
+        network = self.unwrapped_network
+        statistics = network.label_encoder.standardise
+        if not self.code_from_principal_components or self.is_ddp or getattr(statistics, "updates", 0) > 0:
+            return
+        batches = -(-_CODE_START_PATCHES // self.batch_size)
+        share = start_from_principal_components(network, (next(self.dataloader_train)["target"]
+                                                          for _ in range(batches)))
+        if share is not None:
+            self.print_to_log_file(f"The label code starts as principal components, {share:.1%} of the variance at "
+                                   "structures' boundaries.")
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

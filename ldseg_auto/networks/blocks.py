@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's usual name
 
+_Module = TypeVar("_Module", bound=nn.Module)
 ConvOp = Callable[..., nn.Module]  # nn.Conv2d or nn.Conv3d
 
 
@@ -28,7 +30,7 @@ def activation() -> nn.Module:
     return nn.LeakyReLU()
 
 
-def he_initialised(module: nn.Module) -> nn.Module:
+def he_initialised(module: _Module) -> _Module:
     """Convolutions whose outputs have the variance of their inputs (He 1502.01852): torch's default lets the signal
     of a deep network without normalisation fade, and its training starts late."""
     for part in module.modules():
