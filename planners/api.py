@@ -98,6 +98,7 @@ def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         raise LDSegError(f"The labels in {folder / 'dataset.json'} are not valid: {error}.",
                          'Write them as in {"background": 0, "liver": 1, "tumour": 2}.') from error
+    _require_consecutive_labels(description, folder)
     cases = get_filenames_of_train_images_and_targets(str(folder), description)
     if not cases:
         raise LDSegError(f"{folder / 'imagesTr'} holds no image that ends in {description['file_ending']}.",
@@ -111,6 +112,15 @@ def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
         raise LDSegError(f"{len(problems)} training cases of {name} are incomplete: " + _named(problems) + ".",
                          "Each case needs imagesTr/CASE_0000 to one file per channel, and labelsTr/CASE.")
     return cases
+
+
+def _require_consecutive_labels(description: dict[str, Any], folder: Path) -> None:
+    """nnU-Net finds gaps only where asked to verify; training would end in an index error."""
+    values = sorted({int(v) for value in description["labels"].values()
+                     for v in (value if isinstance(value, list) else [value])})
+    if values != list(range(len(values))):
+        raise LDSegError(f"The labels in {folder / 'dataset.json'} are {values}.",
+                         "They must be consecutive, from 0 (background) on: relabel the files, 255 to 1 for example.")
 
 
 def _check_options(memory_gb: float | None, spacing: Sequence[float] | None, plans_name: str | None) -> None:

@@ -38,12 +38,12 @@ class LatentCeiling:
     @property
     def mean(self) -> float:
         present = self._present()
-        return float(present.mean()) if len(present) else 1.0
+        return float(present.mean()) if len(present) else 0.0  # nothing was seen (ignored everywhere): no evidence
 
     @property
     def worst(self) -> float:
         present = self._present()
-        return float(present.min()) if len(present) else 1.0
+        return float(present.min()) if len(present) else 0.0
 
     def _present(self) -> np.ndarray:
         dice = np.asarray(self.dice_per_class, dtype=float)

@@ -15,7 +15,7 @@ from ldseg_auto.networks.blocks import zeroed
 from ldseg_auto.networks.ldseg_net import LDSegNet
 
 MAX_BLOCK_VALUES = 4096  # of one block of one-hot labels: beyond, the covariance is too large to decompose
-_MAX_BLOCKS = 20_000
+_BLOCKS_PER_BATCH = 4_000  # a batch of whole patches with many classes would fill the memory
 _LOGIT_GAIN = 10.0  # logits of a perfectly coded voxel lie this far apart
 
 
@@ -33,9 +33,9 @@ def start_from_principal_components(network: LDSegNet, targets: Iterable[torch.T
     config = network.config
     if config.standardisation != "tracked" or network.num_classes * prod(config.latent_stride) > MAX_BLOCK_VALUES:
         return None
-    blocks = torch.cat([_blocks(network.label_channels(target).cpu(), config.latent_stride) for target in targets])
+    blocks = torch.cat([_known_blocks(network, target) for target in targets])
     per_class = blocks.reshape(len(blocks), network.num_classes, -1)
-    boundary = blocks[(per_class.amin(2) != per_class.amax(2)).any(1)][:_MAX_BLOCKS]
+    boundary = blocks[(per_class.amin(2) != per_class.amax(2)).any(1)]
     if len(boundary) <= config.latent_channels:
         return None
     mean = boundary.mean(0)
@@ -43,6 +43,15 @@ def start_from_principal_components(network: LDSegNet, targets: Iterable[torch.T
     components = vectors[:, -config.latent_channels:].flip(1)  # (block values, c)
     _set(network, blocks, mean, components)
     return float(variances[-config.latent_channels:].sum() / variances.sum())
+
+
+def _known_blocks(network: LDSegNet, target: torch.Tensor) -> torch.Tensor:
+    """Some blocks of a batch, those with ignored voxels left out: they tell of the annotation, not of structures."""
+    stride = network.config.latent_stride
+    blocks = _blocks(network.label_channels(target).cpu(), stride)
+    known = _blocks(network.known_voxels(target).float().cpu(), stride).all(1)
+    blocks = blocks[known]
+    return blocks[torch.randperm(len(blocks))[:_BLOCKS_PER_BATCH]]
 
 
 def _blocks(channels: torch.Tensor, stride: tuple[int, ...]) -> torch.Tensor:

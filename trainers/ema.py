@@ -24,13 +24,15 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
+        self._kept = 0.0  # share of the old average in this update
 
         def towards(averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
-            return torch.lerp(current.to(averaged), averaged, min(self.decay, (1 + int(updates)) / (10 + int(updates))))
+            return torch.lerp(current.to(averaged), averaged, self._kept)
 
         self._model = AveragedModel(network, avg_fn=towards, use_buffers=True)
 
     def update(self, network: nn.Module) -> None:
+        self._kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self._model.update_parameters(network)
 
     def state_dict(self) -> dict[str, torch.Tensor]:

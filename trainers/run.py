@@ -27,6 +27,7 @@ from ldseg_auto.folders import (
     require_preprocessed,
 )
 
+_FINAL = "checkpoint_final.pth"
 _VALIDATION_SHARE = 5  # nnU-Net: 250 training iterations to 50 of validation
 
 
@@ -40,7 +41,8 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
     """Train folds one after the other and validate each on its validation cases.
 
     A fold that was trained before is trained anew unless `continue_training` or `only_validate` is given, as in
-    nnU-Net. Arguments left at None keep what the plans and the trainer say.
+    nnU-Net; its checkpoints are kept as previous_checkpoint_*.pth. To continue a finished training is to validate it,
+    unless `epochs` asks for more. Arguments left at None keep what the plans and the trainer say.
 
     Args:
         dataset: name or ID.
@@ -76,7 +78,8 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
         trainer = _get_trainer(dataset, configuration, fold, trainer_name, plans_name, continue_training, torch_device)
         for name, value in attributes.items():
             setattr(trainer, name, value)
-        _train(trainer, continue_training, only_validate, pretrained_weights)
+        finished = continue_training and epochs is None and (Path(trainer.output_folder) / _FINAL).is_file()
+        _train(trainer, continue_training, only_validate or finished, pretrained_weights)
         _validate(trainer, validate_best, save_probabilities)
     return [model / f"fold_{fold}" for fold in chosen]
 
@@ -84,9 +87,18 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
 def _train(trainer: Any, continue_training: bool, only_validate: bool, pretrained_weights: str | None) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    maybe_load_checkpoint(trainer, continue_training, only_validate, pretrained_weights)
-    if not only_validate:
-        trainer.run_training()
+    maybe_load_checkpoint(trainer, continue_training and not only_validate, only_validate, pretrained_weights)
+    if only_validate:
+        return
+    if not continue_training:
+        _set_aside(Path(trainer.output_folder))
+    trainer.run_training()
+
+
+def _set_aside(fold: Path) -> None:
+    """Keep an earlier training's checkpoints under other names: --c would otherwise continue that training."""
+    for path in fold.glob("checkpoint_*.pth"):
+        path.replace(path.with_name(f"previous_{path.name}"))
 
 
 def _validate(trainer: Any, best: bool, save_probabilities: bool) -> None:

@@ -78,5 +78,5 @@ def save_summary(per_case: dict[str, torch.Tensor], samples: int, steps: int, ou
     result = latent_signs.summary(per_case, samples, steps)
     save_json(result, str(Path(output_folder) / SUMMARY_FILE), sort_keys=False)
     log(f"Signs of latent diffusion on {result['cases']} cases: {json.dumps(result)}")
-    if result["use_of_latent"] < latent_signs.WARN_USE_OF_LATENT:
+    if result["use_of_latent"] is not None and result["use_of_latent"] < latent_signs.WARN_USE_OF_LATENT:
         log("WARNING: the denoiser hardly uses z_t: this model is a regressor, its samples carry no uncertainty.")

@@ -56,6 +56,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
                              "choose among GPUs with CUDA_VISIBLE_DEVICES")
 
 
+def seed(text: str) -> int:
+    """A seed that every random generator takes: 0 to 2**32 - 1."""
+    if not text.isdecimal() or int(text) >= 2 ** 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {2 ** 32 - 1}")
+    return int(text)
+
+
 def positive_int(text: str) -> int:
     """An argument of 1 or more."""
     return _positive(int, text)

@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", dest="folder", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--minutes", metavar="MINUTES", type=common.positive_float, default=3.2,
                         help="of training (default: %(default)s)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0,
+    parser.add_argument("--seed", metavar="N", type=common.seed, default=0,
                         help="of the data and of the training (default: %(default)s)")
     common.add_device(parser)
     return parser

@@ -51,7 +51,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
                         help="samples to average (default: from the plans)")
     parser.add_argument("--eta", metavar="ETA", type=float, default=argparse.SUPPRESS,
                         help="noise added at each step, 0 (none) to 1 (ancestral) (default: from the plans)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0,
+    parser.add_argument("--seed", metavar="N", type=common.seed, default=0,
                         help="of the samples' noise (default: %(default)s)")
     parser.add_argument("--uncertainty", action="store_true", help="also write OUT/uncertainty/CASE_entropy")
 

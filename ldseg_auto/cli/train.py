@@ -44,7 +44,7 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_minutes", metavar="MINUTES", type=common.positive_float, default=argparse.SUPPRESS,
                         help="end each fold's training within this time, learning rate annealed to it "
                              "(validation comes on top)")
-    parser.add_argument("--seed", metavar="N", type=int, default=argparse.SUPPRESS,
+    parser.add_argument("--seed", metavar="N", type=common.seed, default=argparse.SUPPRESS,
                         help="make a training repeatable on the same machine")
 
 

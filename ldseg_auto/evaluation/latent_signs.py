@@ -68,7 +68,7 @@ def signs_per_patch(net: LDSegNet, image: torch.Tensor, target: torch.Tensor, ge
         Each field of `LatentSigns`: (B,).
     """
     truth = net.label_channels(target)
-    known = truth.any(1, keepdim=True) if net.config.output == "softmax" else torch.ones_like(truth[:, :1]).bool()
+    known = net.known_voxels(target)
     foreground = slice(1, None) if net.config.output == "softmax" else slice(None)
     condition, latent = net.encode_image(image), net.encode_label(target)
 
@@ -112,21 +112,23 @@ def summary(per_case: dict[str, torch.Tensor], samples: int, steps: int) -> dict
     """The three signs over cases, as they are written beside the validation.
 
     Args:
-        per_case: of `signs_per_patch`, cases concatenated; at least two cases for the interval.
+        per_case: of `signs_per_patch`, cases concatenated; for the interval two cases are needed, else it is None,
+            as is the use of the latent where label coding is no better than alpha_bar 0.
     """
     signs = average(per_case)
     gain = (per_case["mean_of_samples_dice"] - per_case["one_step_dice"]).double().cpu().numpy()
-    half_width = float("nan")
+    interval = None
     if len(gain) > 1:
         half_width = float(stats.t.ppf(0.975, len(gain) - 1) * stats.sem(gain))
+        interval = [float(np.mean(gain)) - half_width, float(np.mean(gain)) + half_width]
     coding_error, prediction_error = 1 - signs.coding_dice, 1 - signs.mean_of_samples_dice
     return {
         "cases": len(gain), "samples": samples, "steps": steps, **asdict(signs),
-        "use_of_latent": signs.use_of_latent,
+        "use_of_latent": None if np.isnan(signs.use_of_latent) else signs.use_of_latent,
         "use_of_latent_holds": bool(signs.use_of_latent >= MIN_USE_OF_LATENT),
         "coding_error_over_prediction_error": coding_error / prediction_error if prediction_error > 0 else 0.0,
         "label_coding_holds": bool(coding_error <= 0.5 * prediction_error),
         "gain_of_samples": float(np.mean(gain)),
-        "gain_of_samples_95": [float(np.mean(gain)) - half_width, float(np.mean(gain)) + half_width],
+        "gain_of_samples_95": interval,
         "gain_of_samples_holds": bool(np.mean(gain) > 0),
     }

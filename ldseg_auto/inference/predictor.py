@@ -113,7 +113,7 @@ class LDSegPredictor(nnUNetPredictor):
         per_patch_axis = padded_shape(image.shape[-len(patch_size):], patch_size, stride)
         data, revert_padding = pad_nd_image(image, per_patch_axis, "constant", {"value": 0}, True, None)
         plan = list(tiles(data.shape[1:], patch_size, stride, self.tile_step_size))
-        where = self.device if self.perform_everything_on_device else torch.device("cpu")
+        where = self._device_of_results(network.num_classes * data[0].numel() * 4)
         weight = (compute_gaussian(patch_size, 1 / 8, 10, torch.float32, where) if self.use_gaussian
                   else torch.ones(patch_size, device=where))
         total = torch.zeros((network.num_classes, *data.shape[1:]), device=where)
@@ -126,7 +126,14 @@ class LDSegPredictor(nnUNetPredictor):
                     total[(slice(None), *tile.slicer)] += probabilities.to(where) * weight
                     weights[tile.slicer] += weight
                     progress.update()
-        return (total / weights)[(slice(None), *revert_padding[1:])].cpu()
+        total /= weights
+        return total[(slice(None), *revert_padding[1:])].cpu()
+
+    def _device_of_results(self, num_bytes: int) -> torch.device:
+        """Where probabilities of the whole volume are added up: on the GPU only if they leave half of it free."""
+        if self.perform_everything_on_device and 2 * num_bytes < torch.cuda.mem_get_info(self.device)[0]:
+            return self.device
+        return torch.device("cpu")
 
     def _tile_probabilities(self, network: LDSegNet, data: torch.Tensor, group: list[Tile],
                             fold: int | str) -> torch.Tensor:

@@ -55,12 +55,15 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         LDSegError: anything asked for does not exist, or a segmentation was not written.
     """
     _require_in_range(num_parts, part_id, tile_step_size, eta)
+    _require_seed(seed)
     require_environment(RESULTS)
     model = find_model(find_dataset(dataset), trainer_name, plans_name, configuration, checkpoint_name)
     chosen = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
     require_trained_folds(model, chosen, checkpoint_name)
     description = read_json(model / "dataset.json")
-    reader = read_json(model / "plans.json")["image_reader_writer"]
+    plans = read_json(model / "plans.json")
+    _require_steps(steps, plans, model.name.split("__")[-1])
+    reader = plans["image_reader_writer"]
     cases = find_cases(Path(input_folder), description, reader)
     _require_other_folder(Path(input_folder), Path(output_folder))
 
@@ -71,13 +74,17 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         uncertainty=uncertainty)
     print(f"Predicting with {model.name}, fold {' '.join(map(str, chosen))}")
     mine = list(cases)[part_id::num_parts]
-    if mine:
+    out = Path(output_folder)
+    files = {case: _files_of(out / case, description["file_ending"], save_probabilities, uncertainty) for case in mine}
+    to_do = [case for case in mine if not (continue_prediction and all(file.is_file() for file in files[case]))]
+    if to_do:
         predictor.predict_from_files(
-            [[str(file) for file in cases[case]] for case in mine], [str(Path(output_folder) / case) for case in mine],
-            save_probabilities=save_probabilities, overwrite=not continue_prediction,
+            [[str(file) for file in cases[case]] for case in to_do], [str(out / case) for case in to_do],
+            save_probabilities=save_probabilities, overwrite=True,
             num_processes_preprocessing=num_processes_preprocessing,
             num_processes_segmentation_export=num_processes_export)
-    return _require_written([Path(output_folder) / f"{case}{description['file_ending']}" for case in mine])
+    _require_written([file for case in mine for file in files[case]])
+    return [files[case][0] for case in mine]
 
 
 def find_cases(folder: Path, description: dict[str, Any], reader: str) -> dict[str, list[Path]]:
@@ -143,6 +150,26 @@ def _require_in_range(num_parts: int, part_id: int, tile_step_size: float, eta: 
         raise LDSegError(f"eta is {eta}.", "Give 0 (no noise added) to 1 (ancestral sampling).")
 
 
+def _require_seed(seed: int) -> None:
+    if not 0 <= seed < 2 ** 64:
+        raise LDSegError(f"The seed is {seed}.", "Give a number from 0 on.")
+
+
+def _require_steps(steps: int | None, plans: dict[str, Any], configuration: str) -> None:
+    network = plans["configurations"][configuration].get("architecture", {}).get("arch_kwargs", {})
+    timesteps = network.get("timesteps")
+    if steps is not None and timesteps is not None and steps > timesteps:
+        raise LDSegError(f"{steps} steps are more than the model's {timesteps} timesteps.",
+                         f"Give 1 to {timesteps}; a few are enough.")
+
+
+def _files_of(case: Path, ending: str, save_probabilities: bool, uncertainty: bool) -> list[Path]:
+    """What a prediction writes, the segmentation first."""
+    from ldseg_auto.inference.uncertainty import entropy_file
+
+    return [Path(f"{case}{ending}"), *[Path(f"{case}.npz")] * save_probabilities, *[entropy_file(case)] * uncertainty]
+
+
 def _require_other_folder(input_folder: Path, output_folder: Path) -> None:
     if output_folder.exists() and output_folder.resolve() == input_folder.resolve():
         raise LDSegError(f"Input and output are the same folder, {input_folder}.", "Give another folder to -o.")
@@ -150,12 +177,11 @@ def _require_other_folder(input_folder: Path, output_folder: Path) -> None:
         raise LDSegError(f"The output {output_folder} is a file.", "Give a folder to -o.")
 
 
-def _require_written(files: list[Path]) -> list[Path]:
+def _require_written(files: list[Path]) -> None:
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        raise LDSegError(f"{len(missing)} of {len(files)} segmentations were not written: {_named(missing)}.",
+        raise LDSegError(f"{len(missing)} of {len(files)} files were not written: {_named(missing)}.",
                          "Look for the first error above, then run the command again with --continue_prediction.")
-    return files
 
 
 def _named(names: Sequence[str]) -> str:

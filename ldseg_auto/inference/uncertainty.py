@@ -48,11 +48,15 @@ def export_with_entropy(prediction: np.ndarray, properties: dict, configuration_
         export_prediction.export_prediction_from_logits(
             prediction, properties, configuration_manager, plans_manager, dataset_json, output_file_truncated,
             save_probabilities)
-    case = Path(output_file_truncated)
-    folder = case.parent / FOLDER
-    folder.mkdir(exist_ok=True)
-    write_map(predictive_entropy(probabilities[0], label_manager.has_regions), folder / f"{case.name}_entropy.nii.gz",
+    file = entropy_file(Path(output_file_truncated))
+    file.parent.mkdir(exist_ok=True)
+    write_map(predictive_entropy(probabilities[0], label_manager.has_regions), file,
               plans_manager.image_reader_writer_class(), properties)
+
+
+def entropy_file(case: Path) -> Path:
+    """OUT/CASE -> OUT/uncertainty/CASE_entropy.nii.gz."""
+    return case.parent / FOLDER / f"{case.name}_entropy.nii.gz"
 
 
 def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties: dict) -> None:

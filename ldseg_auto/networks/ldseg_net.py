@@ -151,6 +151,14 @@ class LDSegNet(nn.Module):
         one_hot = F.one_hot(torch.where(known, labels, 0)[:, 0], self.num_classes).movedim(-1, 1)
         return one_hot.float() * known
 
+    def known_voxels(self, target: torch.Tensor) -> torch.Tensor:
+        """nnU-Net's target -> whether each voxel has a label, bool, (B, 1, *S)."""
+        if self.config.ignore_label is None:
+            return torch.ones_like(target[:, :1], dtype=torch.bool)
+        if self.config.output == "sigmoid":
+            return ~target[:, -1:].bool()
+        return target != self.config.ignore_label
+
     def denoise(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """z_t (B, c, *g), t (B,), condition (B, d, *g) -> the denoiser's output, float32, (B, c, *g)."""
         return self.denoiser(noisy, timestep, condition, self.alpha_bar[timestep]).float()

@@ -13,7 +13,8 @@ DESCRIPTION = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background":
                "file_ending": ".nii.gz"}
 PLANS = {"image_reader_writer": "SimpleITKIO",
          "configurations": {"2d": {"data_identifier": "LDSegPlans_2d"},
-                            "3d_fullres": {"data_identifier": "LDSegPlans_3d_fullres"},
+                            "3d_fullres": {"data_identifier": "LDSegPlans_3d_fullres",
+                                           "architecture": {"arch_kwargs": {"timesteps": 1000}}},
                             "3d_lowres": {"inherits_from": "3d_fullres", "data_identifier": "LDSegPlans_3d_lowres"}}}
 
 

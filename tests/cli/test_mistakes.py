@@ -55,6 +55,7 @@ MISTAKES = {
     "predict: part": (PREDICT, [*PREDICT_ALL, "-num_parts", "2", "-part_id", "2"], "part_id 2", "num_parts - 1 = 1"),
     "predict: step": (PREDICT, [*PREDICT_ALL, "-step_size", "1.5"], "step_size is 1.5", "up to 1"),
     "predict: eta": (PREDICT, [*PREDICT_ALL, "--eta", "2"], "eta is 2.0", "0 (no noise added) to 1"),
+    "predict: steps": (PREDICT, [*PREDICT_ALL, "--steps", "2000"], "2000 steps", "1000 timesteps"),
     "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
 }
 
@@ -158,3 +159,18 @@ def test_typing_errors_are_not_swallowed(command, arguments, capsys):
         command(arguments)
     assert ended.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", str(2 ** 32)])
+@pytest.mark.parametrize("command, arguments", [(TRAIN, ["4", "0"]), (PREDICT, PREDICT_ALL), (DEMO, ["-o", "{out}"])])
+def test_impossible_seeds_are_refused(command, arguments, seed, world, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command([*(a.format(**world) for a in arguments), "--seed", seed])
+    assert ended.value.code == 2
+    assert "--seed" in capsys.readouterr().err
+
+
+def test_labels_with_gaps_are_refused(world, capsys):
+    path = world["raw"] / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": {"background": 0, "organ": 255}}))
+    _fails(capsys, PLAN, ["-d", "4"], "[0, 255]", "consecutive")

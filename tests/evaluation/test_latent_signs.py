@@ -1,5 +1,6 @@
 """The signs tell a denoiser that uses z_t from one that ignores it."""
 
+import json
 import math
 
 import pytest
@@ -22,6 +23,9 @@ class CodeIsLabel(torch.nn.Module):
 
     def label_channels(self, target):
         return torch.nn.functional.one_hot(target[:, 0].long(), 3).movedim(-1, 1).float()
+
+    def known_voxels(self, target):
+        return torch.ones_like(target, dtype=torch.bool)
 
     def encode_label(self, target):
         return 4 * self.label_channels(target)
@@ -86,6 +90,13 @@ def test_summary_states_the_interval():
     assert high == pytest.approx(0.04 - low, abs=1e-6)
     assert result["coding_error_over_prediction_error"] == pytest.approx(0.05 / 0.18, rel=1e-3)
     assert result["label_coding_holds"] and result["gain_of_samples_holds"]
+
+
+def test_a_summary_without_evidence_is_valid_json():
+    per_case = {name: torch.full((1,), 0.8) for name in latent_signs.SERIES}
+    result = summary(per_case, 5, 2)
+    assert result["gain_of_samples_95"] is None and result["use_of_latent"] is None
+    json.loads(json.dumps(result, allow_nan=False))
 
 
 def test_dice_per_patch_counts_what_is_there():

@@ -186,3 +186,11 @@ def test_no_candidate_where_the_grid_would_be_too_small():
     assert choose_latent(CEILINGS, patch=(2, 64), min_edge=2) is None
     assert grid_is_large_enough((1, 64), (1, 8), 8)
     assert not grid_is_large_enough((1, 64), (1, 8), 9)
+
+
+def test_labels_that_are_ignored_everywhere_are_no_evidence():
+    maps = [np.zeros((16, 16), dtype=np.int16)]
+    maps[0][4:12, 4:12] = 1
+    maps[0][::4] = -1
+    for ceiling in label_coding_ceiling(maps, 2, (8, 8)):
+        assert ceiling.mean == ceiling.worst == 0
