@@ -10,6 +10,7 @@ import pytest
 from ldseg_auto.cli import common, plan_and_preprocess, predict, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.run import find_cases
+from ldseg_auto.inference.uncertainty import entropy_file
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 
 COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
@@ -136,9 +137,11 @@ def test_train_leaves_the_rest_to_the_trainer(trainers, world):
 
 def test_train_continues_and_validates(trainers, world):
     assert train.main(["4", "0", "--c", "-device", "cpu"]) == 0
-    assert trainers[0].calls == ["checkpoint_final.pth", "train", ("validate", False)]
+    assert trainers[0].calls == ["checkpoint_final.pth", ("validate", False)], "finished: nothing is left to train"
+    assert train.main(["4", "0", "--c", "--epochs", "2000", "-device", "cpu"]) == 0
+    assert trainers[1].calls == ["checkpoint_final.pth", "train", ("validate", False)]
     assert train.main(["4", "0", "--val", "-device", "cpu"]) == 0
-    assert trainers[1].calls == ["checkpoint_final.pth", ("validate", False)]
+    assert trainers[2].calls == ["checkpoint_final.pth", ("validate", False)]
 
 
 def test_val_best_keeps_the_final_validation(trainers, world):
@@ -179,6 +182,11 @@ class FakePredictor:
         for output in outputs[self.forget:]:
             Path(output).parent.mkdir(exist_ok=True)
             Path(f"{output}.nii.gz").write_bytes(b"")
+            if options["save_probabilities"]:
+                Path(f"{output}.npz").write_bytes(b"")
+            if self.options["uncertainty"]:
+                entropy_file(Path(output)).parent.mkdir(exist_ok=True)
+                entropy_file(Path(output)).write_bytes(b"")
 
 
 @pytest.fixture
@@ -216,15 +224,23 @@ def test_predict_passes_its_flags(predictors, world):
                                          "tile_step_size", "allow_tqdm", "verbose")} == \
         {"steps": 4, "samples": 6, "eta": 0.5, "seed": 9, "uncertainty": True, "use_mirroring": False,
          "tile_step_size": 0.7, "allow_tqdm": False, "verbose": True}
-    assert made.files_options == {"save_probabilities": True, "overwrite": False, "num_processes_preprocessing": 1,
+    assert made.files_options == {"save_probabilities": True, "overwrite": True, "num_processes_preprocessing": 1,
                                   "num_processes_segmentation_export": 2}
     assert [Path(output).name for output in made.predicted[1]] == ["b"]
+
+
+def test_continued_prediction_also_writes_what_an_earlier_one_did_not(predictors, world):
+    assert _predict(world) == 0
+    assert _predict(world, "--continue_prediction", "--uncertainty") == 0
+    assert len(predictors[1].predicted[0]) == 2
+    assert _predict(world, "--continue_prediction", "--uncertainty") == 0
+    assert predictors[2].predicted is None
 
 
 def test_predict_fails_unless_all_is_written(predictors, world, monkeypatch, capsys):
     monkeypatch.setattr(FakePredictor, "forget", 1)
     assert _predict(world) == 1
-    assert "1 of 2 segmentations were not written: a.nii.gz" in capsys.readouterr().err
+    assert "1 of 2 files were not written: a.nii.gz" in capsys.readouterr().err
 
 
 def test_colour_images_hold_their_channels_in_one_file(tmp_path):
