@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 _MIN_EPOCHS, _MAX_EPOCHS = 4, 20  # per budget; about a minute each: validation and checkpoints take seconds
 _FIRST_EPOCH_ITERATIONS = 5
-_VALIDATION_SHARE = 5  # nnU-Net: 250 training iterations to 50 of validation
+VALIDATION_SHARE = 5  # nnU-Net: 250 training iterations to 50 of validation
 
 
 class BudgetSpent(Exception):
@@ -82,7 +82,7 @@ class WallTimeBudgetMixin:
     def on_epoch_start(self) -> None:
         if self.max_minutes is not None:
             self.num_iterations_per_epoch = self._iterations_that_fit()
-            self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // _VALIDATION_SHARE)
+            self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // VALIDATION_SHARE)
         super().on_epoch_start()  # type: ignore[misc]
 
     def _iterations_that_fit(self) -> int:

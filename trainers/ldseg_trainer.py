@@ -46,6 +46,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     adamw_weight_decay = 1e-2
 
     code_from_principal_components = True
+    epoch_validation_steps: int | None = 1  # enough to follow the training; None takes the plans' sampler
 
     seed: int | None = None
     validation_mirroring = True
@@ -174,7 +175,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         with self.average.swapped(network):
             if self._signs is None:
                 self._signs = self._signs_of_batch(network, batch)
-            with network.sampler(steps=1, samples=1):  # one step is enough to follow the training
+            with network.sampler(self.epoch_validation_steps or network.config.sampler_steps, samples=1):
                 return super().validation_step(batch)
 
     def _signs_of_batch(self, network: LDSegNet, batch: dict) -> latent_signs.LatentSigns:
@@ -182,7 +183,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         target = batch["target"][:_SIGNS_PATCHES].to(self.device)
         generator = torch.Generator().manual_seed(0)
         return latent_signs.average(latent_signs.signs_per_patch(
-            network, image, target, generator, samples=_SIGNS_SAMPLES))
+            network, image, target, generator, _SIGNS_SAMPLES, network.config.sampler_steps))
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)
@@ -249,7 +250,5 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             with bound(nnunet_trainer_module, nnUNetPredictor=predictor):
                 super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0:
-                config = network.config
-                per_case = measure_on_cases(self, network)
-                save_summary(per_case, config.sampler_samples, config.sampler_steps, self.output_folder,
+                save_summary(measure_on_cases(self, network), network.config.sampler_steps, self.output_folder,
                              self.print_to_log_file)

@@ -28,7 +28,6 @@ from ldseg_auto.folders import (
 )
 
 _FINAL = "checkpoint_final.pth"
-_VALIDATION_SHARE = 5  # nnU-Net: 250 training iterations to 50 of validation
 
 
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
@@ -146,9 +145,11 @@ def _get_trainer(dataset: str, configuration: str, fold: Fold, trainer_name: str
 def _attributes(epochs: int | None, iterations_per_epoch: int | None, max_minutes: float | None, seed: int | None,
                 disable_checkpointing: bool) -> dict[str, Any]:
     """What is set on the trainer; what the user left open is left to the trainer."""
+    from ldseg_auto.trainers.budget import VALIDATION_SHARE
+
     attributes: dict[str, Any] = {"disable_checkpointing": disable_checkpointing}
     if iterations_per_epoch is not None:
-        attributes["num_val_iterations_per_epoch"] = max(1, iterations_per_epoch // _VALIDATION_SHARE)
+        attributes["num_val_iterations_per_epoch"] = max(1, iterations_per_epoch // VALIDATION_SHARE)
     optional = {"num_epochs": epochs, "num_iterations_per_epoch": iterations_per_epoch, "max_minutes": max_minutes,
                 "seed": seed}
     return attributes | {name: value for name, value in optional.items() if value is not None}

@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt  # noqa: E402, the backend comes first
 
 SUMMARY_FILE = "latent_signs.json"
 PLOT_FILE = "latent_signs.png"
+SAMPLES = 5  # of each case, whatever the plans' sampler: one sample would tell nothing of their spread
 _MAX_CASES = 40
 
 
@@ -54,7 +55,7 @@ def measure_on_cases(trainer: Any, network: LDSegNet) -> dict[str, torch.Tensor]
         sample = to_target(image=torch.from_numpy(image).float(), segmentation=torch.from_numpy(labels).to(torch.int16))
         per_case.append(latent_signs.signs_per_patch(
             network, sample["image"][None].to(trainer.device), sample["segmentation"][None].to(trainer.device),
-            generator, network.config.sampler_samples, network.config.sampler_steps))
+            generator, SAMPLES, network.config.sampler_steps))
     return {name: torch.cat([case[name].cpu() for case in per_case]) for name in latent_signs.SERIES}
 
 
@@ -72,10 +73,10 @@ def central_patch(data: np.ndarray, labels: np.ndarray, patch_size: list[int]) -
     return crop_and_pad_nd(data, box, 0), crop_and_pad_nd(labels, box, -1)
 
 
-def save_summary(per_case: dict[str, torch.Tensor], samples: int, steps: int, output_folder: str,
+def save_summary(per_case: dict[str, torch.Tensor], steps: int, output_folder: str,
                  log: Callable[..., None]) -> None:
     """Write `latent_signs.json` and say which sign holds."""
-    result = latent_signs.summary(per_case, samples, steps)
+    result = latent_signs.summary(per_case, SAMPLES, steps)
     save_json(result, str(Path(output_folder) / SUMMARY_FILE), sort_keys=False)
     log(f"Signs of latent diffusion on {result['cases']} cases: {json.dumps(result)}")
     if result["use_of_latent"] is not None and result["use_of_latent"] < latent_signs.WARN_USE_OF_LATENT:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ldseg_auto.diffusion.objective import add_noise, estimate_latent
+from ldseg_auto.diffusion.objective import add_noise
 from ldseg_auto.networks.ldseg_net import LDSegNet
 
 MIN_USE_OF_LATENT = 0.25  # of the gap between alpha_bar 0 and label coding, at alpha_bar .5
@@ -56,7 +56,7 @@ def dice_per_patch(prediction: torch.Tensor, truth: torch.Tensor, foreground: sl
 
 @torch.no_grad()
 def signs_per_patch(net: LDSegNet, image: torch.Tensor, target: torch.Tensor, generator: torch.Generator,
-                    samples: int = 5, steps: int = 2) -> dict[str, torch.Tensor]:
+                    samples: int, steps: int) -> dict[str, torch.Tensor]:
     """Every Dice of `LatentSigns` for each patch.
 
     Args:
@@ -92,8 +92,7 @@ def signs_per_patch(net: LDSegNet, image: torch.Tensor, target: torch.Tensor, ge
         signal = net.alpha_bar[t].expand(len(image))
         noisy = add_noise(latent, draw(), signal)
         output = net.denoise(noisy, torch.full((len(image),), t, device=image.device), condition)
-        result[f"dice_at_{round(100 * level)}"] = score(decoded(estimate_latent(
-            net.config.prediction, output, noisy, signal)))
+        result[f"dice_at_{round(100 * level)}"] = score(decoded(net.estimate(output, noisy, signal)))
     result["one_step_dice"] = score(decoded(net.sample(condition, draw(), steps=1, eta=0.0)))
     drawn = [decoded(net.sample(condition, draw(), steps=steps, step_noise=draw)) for _ in range(samples)]
     result["mean_of_samples_dice"] = score(torch.stack(drawn).mean(0))

@@ -7,6 +7,7 @@ from dynamic_network_architectures.building_blocks.helper import get_matching_co
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He, init_last_bn_before_add_to_0
 from torch import nn
 
 from ldseg_auto.config import LDSegConfig
@@ -40,6 +41,9 @@ class ImageEncoder(nn.Module):
             StackedConvBlocks(num_convs=2, input_channels=2 * config.features_per_stage[s],
                               output_channels=config.features_per_stage[s], kernel_size=config.kernel_sizes[s],
                               initial_stride=1, **shared) for s in coarse_to_fine)
+        # as nnU-Net starts its networks (measured: benchmarks/RESULTS.md)
+        self.apply(InitWeights_He(1e-2))
+        self.apply(init_last_bn_before_add_to_0)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """(B, C, *S) -> features of the latent's stage, then of each coarser one: (B, d_s, *S / f_s)."""

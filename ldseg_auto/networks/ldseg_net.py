@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -103,9 +103,8 @@ class LDSegNet(nn.Module):
         if recycled is not None:
             noisy, noise = self._recycle(latent, noise, noisy, signal, features[0], recycled)
         output = self.denoise(noisy, timestep, features[0])
-        estimate = estimate_latent(self.config.prediction, output, noisy, signal)
         return TrainingOutput(
-            estimate_logits=self.decode(estimate), coding_logits=self.decode(latent), denoiser_output=output,
+            estimate_logits=self.decode(self.estimate(output, noisy, signal)), coding_logits=self.decode(latent), denoiser_output=output,
             denoiser_target=denoiser_target(self.config.prediction, latent, noise, signal),
             head_logits=self.heads(features))
 
@@ -118,8 +117,7 @@ class LDSegNet(nn.Module):
         correct them (recycling, Fu et al., MELBA 2023:016). Returns z_t and the noise that leads to it from z_0.
         """
         last = torch.full((len(noise),), self.config.timesteps, device=noise.device)
-        estimate = estimate_latent(self.config.prediction, self.denoise(noise, last, condition), noise,
-                                   self.alpha_bar[last])
+        estimate = self.estimate(self.denoise(noise, last, condition), noise, self.alpha_bar[last])
         where = recycled.reshape(-1, *[1] * (noise.ndim - 1))
         noisy = torch.where(where, add_noise(estimate, noise, signal), noisy)
         return noisy, torch.where(where, estimate_noise(latent, noisy, signal), noise)
@@ -163,6 +161,15 @@ class LDSegNet(nn.Module):
         """z_t (B, c, *g), t (B,), condition (B, d, *g) -> the denoiser's output, float32, (B, c, *g)."""
         return self.denoiser(noisy, timestep, condition, self.alpha_bar[timestep]).float()
 
+    def estimate(self, output: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+        """The estimate of z_0 that the denoiser's output for z_t stands for, (B, c, *g); signal is alpha_bar_t, (B,).
+
+        With per-sample standardisation it is standardised as the codes are, which takes back the division by
+        sqrt(alpha_bar_t) of a predicted eps, up to 20,000 near t = T.
+        """
+        latent = estimate_latent(self.config.prediction, output, noisy, signal)
+        return latent if self._constrain is None else self._constrain(latent)
+
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """(B, c, *S / f) -> logits (B, K, *S)."""
         return self.label_decoder(latent)
@@ -177,10 +184,13 @@ class LDSegNet(nn.Module):
             steps, eta: the configuration's where None.
             step_noise: needed where eta > 0.
         """
-        constrain = self.label_encoder.standardise if self.config.standardisation == "sample" else None
         return ddim(lambda z, t: self.denoise(z, t, condition), noise, self.alpha_bar, self.config.prediction,
                     self.config.sampler_steps if steps is None else steps,
-                    self.config.sampler_eta if eta is None else eta, step_noise, constrain)
+                    self.config.sampler_eta if eta is None else eta, step_noise, self._constrain)
+
+    @property
+    def _constrain(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        return self.label_encoder.standardise if self.config.standardisation == "sample" else None
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax over labels or sigmoid of regions, float32."""

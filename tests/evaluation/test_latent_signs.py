@@ -56,7 +56,7 @@ def patches():
 
 
 def measured(uses_latent, patches, samples=5):
-    return signs_per_patch(CodeIsLabel(uses_latent), *patches, torch.Generator().manual_seed(0), samples)
+    return signs_per_patch(CodeIsLabel(uses_latent), *patches, torch.Generator().manual_seed(0), samples, steps=2)
 
 
 def test_a_denoiser_that_uses_the_latent_gets_better_with_signal(patches):

@@ -148,6 +148,17 @@ def test_every_setting_of_the_recipe_has_an_effect(in_small_world, name, value):
                               atol=1e-5)
 
 
+def test_the_start_of_the_code_can_be_switched(in_small_world):
+    started = {}
+    for switch in (True, False):
+        trainer = make_trainer(in_small_world, code_from_principal_components=switch)
+        trainer.initialize()
+        before = trainer.unwrapped_network.label_encoder.linear.weight.clone()
+        trainer.on_train_start()
+        started[switch] = not torch.equal(before, trainer.unwrapped_network.label_encoder.linear.weight)
+    assert started == {True: True, False: False}
+
+
 def test_variants_change_the_length(in_small_world):
     plans = load_json(str(in_small_world["preprocessed"] / "LDSegPlans.json"))
     dataset_json = load_json(str(in_small_world["preprocessed"] / "dataset.json"))
