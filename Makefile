@@ -9,13 +9,13 @@ demo: .venv/installed
 	$(BIN)/ldseg_demo -o $(DEMO_FOLDER)
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -q -m slow
 
 lint: .venv/installed-test
-	$(BIN)/ruff check ldseg_auto planners trainers tests
+	$(BIN)/ruff check ldseg_auto planners trainers tests benchmarks
 	$(BIN)/mypy
 
 clean:

@@ -10,6 +10,8 @@ os.environ["nnUNet_n_proc_DA"] = "0"
 os.environ["nnUNet_def_n_proc"] = "1"
 os.environ["nnUNet_compile"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 for _variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
     os.environ.pop(_variable, None)
 
@@ -38,7 +40,6 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for variable, folder in folders.items():
             folder.mkdir()
             patch.setenv(variable, str(folder))
-        patch.setenv("OMP_NUM_THREADS", "2")
         images = write_small_dataset(folders["nnUNet_raw"] / SMALL_DATASET)
         from ldseg_auto.planners.api import plan_and_preprocess
         from ldseg_auto.trainers.run import train_folds
@@ -47,7 +48,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         models = {}
         for configuration in ("3d_fullres", "2d"):
             fold = train_folds("7", ["0"], configuration, device="cpu", epochs=1, iterations_per_epoch=2, seed=0,
-                               save_probabilities=configuration == "3d_fullres")[0]
+                               save_probabilities=True)[0]
             models[configuration] = fold.parent
     return {**folders, "images": images, "preprocessed": folders["nnUNet_preprocessed"] / SMALL_DATASET,
             "model": models["3d_fullres"], "model_2d": models["2d"]}

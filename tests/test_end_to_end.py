@@ -11,7 +11,9 @@ import SimpleITK as sitk
 
 from ldseg_auto.cli import plan_and_preprocess, predict, train
 from ldseg_auto.evaluation.metrics import dice
+from ldseg_auto.inference.uncertainty import predictive_entropy
 
+ALONE = ["-npp", "0", "-nps", "0", "-device", "cpu", "--disable_progress_bar"]
 ONE_PROCESS = ["-npp", "1", "-nps", "1", "-device", "cpu", "--disable_progress_bar"]
 
 
@@ -32,27 +34,68 @@ def test_predict_agrees_with_the_validation(in_small_world, tmp_path):
     images = link_images(in_small_world["nnUNet_raw"] / "Dataset007_Small" / "imagesTr", cases, tmp_path / "images")
     out = tmp_path / "out"
     assert predict.main(["-i", str(images), "-o", str(out), "-d", "7", "-c", "3d_fullres", "-f", "0",
-                         "--save_probabilities", *ONE_PROCESS]) == 0
+                         "--save_probabilities", *ALONE]) == 0
     for case in cases:
         ours, theirs = (np.load(folder / f"{case}.npz")["probabilities"] for folder in (out, validation))
         assert np.abs(ours.astype(float) - theirs).max() < 1e-3
         assert np.array_equal(read(out / f"{case}.nii.gz"), read(validation / f"{case}.nii.gz"))
 
 
-def test_same_seed_same_bytes_other_seed_other_probabilities(in_small_world, tmp_path):
+def test_same_seed_same_bytes_whole_or_in_parts_other_seed_other_probabilities(in_small_world, tmp_path):
+    """Parts predict each case without the others: a case's result depends on neither."""
     written = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+    for name, seed, parts in (("whole", 1, [["-num_parts", "1"]]), ("other", 2, [["-num_parts", "2"]]),
+                              ("parts", 1, [["-num_parts", "2", "-part_id", "1"], ["-num_parts", "2"]])):
         out = tmp_path / name
-        assert predict.main(["-i", str(in_small_world["images"]), "-o", str(out), "-d", "7", "-c", "3d_fullres",
-                             "--seed", str(seed), "--save_probabilities", "--uncertainty", "--samples", "2",
-                             "--disable_tta", *ONE_PROCESS]) == 0
+        for part in parts:
+            assert predict.main(["-i", str(in_small_world["images"]), "-o", str(out), "-d", "7", "-c", "3d_fullres",
+                                 "--seed", str(seed), "--save_probabilities", "--uncertainty", "--samples", "2",
+                                 "--disable_tta", *part, *ALONE]) == 0
         written.append({path.relative_to(out): path for path in sorted(out.rglob("*.nii.gz"))}
                        | {"npz": np.load(out / "case_10.npz")["probabilities"]})
-    a, b, c = written
-    assert len(a) == 5  # two segmentations, two maps, one array
-    assert all(a[key].read_bytes() == b[key].read_bytes() for key in a if key != "npz")
-    assert np.array_equal(a["npz"], b["npz"])
-    assert not np.allclose(a["npz"], c["npz"], atol=1e-6)
+    whole, other, parts = written
+    assert len(whole) == 5  # two segmentations, two maps, one array
+    assert all(whole[key].read_bytes() == parts[key].read_bytes() for key in whole if key != "npz")
+    assert np.array_equal(whole["npz"], parts["npz"])
+    assert not np.allclose(whole["npz"], other["npz"], atol=1e-6)
+
+
+def test_a_2d_and_a_3d_model_are_ensembled(in_small_world, tmp_path):
+    def call(name, *flags):
+        assert predict.main(["-i", str(in_small_world["images"]), "-o", str(tmp_path / name), "-d", "7", "--samples",
+                             "1", "--disable_tta", *flags, *ALONE]) == 0
+        return tmp_path / name
+
+    single = [call(c, "-c", c, "--save_probabilities") for c in ("2d", "3d_fullres")]
+    both = call("both", "-c", "2d", "3d_fullres", "--save_probabilities", "--uncertainty")
+    assert sorted(p.name for p in both.iterdir() if p.is_dir()) == ["uncertainty"], "the parts are gone"
+    for case in ("case_10", "case_11"):
+        parts = [np.load(folder / f"{case}.npz")["probabilities"] for folder in single]
+        mean = np.load(both / f"{case}.npz")["probabilities"]
+        assert not np.allclose(parts[0], parts[1], atol=1e-3)
+        assert np.allclose(mean, (parts[0].astype(np.float32) + parts[1]) / 2, atol=1e-6)
+        assert np.array_equal(read(both / f"{case}.nii.gz"), mean.argmax(0))
+        entropy = predictive_entropy(mean, regions=False)
+        assert np.allclose(read(both / "uncertainty" / f"{case}_entropy.nii.gz"), entropy, atol=1e-4)
+
+
+def test_an_interrupted_ensemble_goes_on_where_it_was(in_small_world, tmp_path, monkeypatch):
+    from ldseg_auto.inference import run
+    call = ["-i", str(in_small_world["images"]), "-o", str(tmp_path), "-d", "7", "--samples", "1", "--disable_tta",
+            "-c", "2d", "3d_fullres", *ALONE]
+    predict_cases, predicted = run._predict_cases, []
+
+    def interrupted(cases, out, model, *args):
+        predicted.append((sorted(cases), model.name.split("__")[-1]))
+        if len(predicted) == 2:
+            raise KeyboardInterrupt
+        return predict_cases(cases, out, model, *args)
+    monkeypatch.setattr(run, "_predict_cases", interrupted)
+    assert predict.main(call) != 0
+    assert predict.main([*call, "--continue_prediction"]) == 0
+    cases = ["case_10", "case_11"]
+    assert predicted == [(cases, "2d"), (cases, "3d_fullres"), (cases, "3d_fullres")]
+    assert sorted(p.name for p in tmp_path.glob("*.nii.gz")) == ["case_10.nii.gz", "case_11.nii.gz"]
 
 
 def test_continue_prediction_leaves_what_is_there(in_small_world, tmp_path):
@@ -82,7 +125,7 @@ def test_rgb_pictures(nnunet_folders, tmp_path, monkeypatch):
     assert train.main(["8", "0", "--epochs", "1", "--iterations_per_epoch", "1", "-device", "cpu"]) == 0
     out = tmp_path / "out"
     assert predict.main(["-i", str(dataset / "imagesTs"), "-o", str(out), "-d", "8", "--samples", "1",
-                         "--disable_tta", "--uncertainty", *ONE_PROCESS]) == 0
+                         "--disable_tta", "--uncertainty", *ALONE]) == 0
     image, = (dataset / "imagesTs").glob("*.png")
     case = image.name.removesuffix("_0000.png")
     size = sitk.ReadImage(str(image)).GetSize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from ldseg_auto.cli import common
@@ -21,8 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", dest="output_folder", metavar="OUT", required=True, help="folder to write to")
     parser.add_argument("-d", dest="dataset", metavar="DATASET", required=True, help="ID or name of the data set")
     common.add_model(parser)
-    parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", default=argparse.SUPPRESS,
-                        help="configuration (default: the trained one; 3d_fullres if there are several)")
+    parser.add_argument("-c", dest="configurations", metavar="CONFIGURATION", nargs="+", default=argparse.SUPPRESS,
+                        help="configuration (default: the trained one; 3d_fullres if there are several); of several "
+                             "the probabilities are averaged")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", default=argparse.SUPPRESS,
                         help="folds to ensemble (default: those that are trained)")
     parser.add_argument("-chk", dest="checkpoint_name", metavar="CHECKPOINT", default=DEFAULT_CHECKPOINT,
@@ -57,10 +59,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-npp", dest="num_processes_preprocessing", metavar="N", type=common.positive_int, default=3,
-                        help="processes for preprocessing (default: %(default)s)")
-    parser.add_argument("-nps", dest="num_processes_export", metavar="N", type=common.positive_int, default=3,
-                        help="processes for writing (default: %(default)s)")
+    parser.add_argument("-npp", dest="num_processes_preprocessing", metavar="N", type=int,
+                        default=os.environ.get("nnUNet_npp", "3"),
+                        help="processes for preprocessing (default: nnUNet_npp or 3; 0 with -nps 0: no others)")
+    parser.add_argument("-nps", dest="num_processes_export", metavar="N", type=int,
+                        default=os.environ.get("nnUNet_nps", "3"),
+                        help="processes for writing (default: nnUNet_nps or 3)")
     parser.add_argument("-num_parts", metavar="N", type=int, default=1,
                         help="commands that share the work (default: %(default)s)")
     parser.add_argument("-part_id", metavar="I", type=int, default=0,

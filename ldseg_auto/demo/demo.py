@@ -102,8 +102,8 @@ def _predict(dataset: Path, seed: int, device: str | None) -> Path:
     from ldseg_auto.inference.run import predict_folder
 
     predictions = dataset / "predictionsTs"
-    predict_folder(str(dataset / "imagesTs"), str(predictions), _DATASET, configuration=_CONFIGURATION, device=device,
-                   num_processes_preprocessing=1, num_processes_export=1, seed=seed, uncertainty=True)
+    predict_folder(str(dataset / "imagesTs"), str(predictions), _DATASET, configurations=[_CONFIGURATION],
+                   device=device, num_processes_preprocessing=1, num_processes_export=1, seed=seed, uncertainty=True)
     return predictions
 
 

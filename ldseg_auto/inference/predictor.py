@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import combinations, islice
 from typing import Any
 
@@ -75,12 +75,18 @@ class LDSegPredictor(nnUNetPredictor):
             raise LDSegError(f"{model_training_output_dir} holds a {type(self.network).__name__}, not an LDSegNet.",
                              "Predict it with nnUNetv2_predict.")
 
-    def predict_from_data_iterator(self, data_iterator: Any, save_probabilities: bool = False,
-                                   num_processes_segmentation_export: int = 2) -> Any:
-        with bound(predict_from_raw_data, export_prediction_from_logits=export_with_entropy) if self.uncertainty \
-                else nullcontext():
-            return super().predict_from_data_iterator(data_iterator, save_probabilities,
-                                                      num_processes_segmentation_export)
+    def predict_from_data_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        with self._export():
+            return super().predict_from_data_iterator(*args, **kwargs)
+
+    def predict_from_files_sequential(self, *args: Any, **kwargs: Any) -> Any:
+        with self._export():
+            return super().predict_from_files_sequential(*args, **kwargs)
+
+    def _export(self) -> AbstractContextManager[None]:
+        """nnU-Net exports by a function of its module; inside the block it also writes the maps, if they are wanted."""
+        return (bound(predict_from_raw_data, export_prediction_from_logits=export_with_entropy) if self.uncertainty
+                else nullcontext())
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ldseg_auto.folders import (
     DEFAULT_PLANS,
     DEFAULT_TRAINER,
     RESULTS,
+    Fold,
     find_dataset,
     find_model,
     parse_folds,
@@ -23,11 +24,12 @@ from ldseg_auto.folders import (
     trained_folds,
 )
 from ldseg_auto.headers import channels_in
+from ldseg_auto.inference.ensemble import average_members, is_member
 
 _NAMED = 5  # cases that an error message names
 
 
-def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configuration: str | None = None,
+def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configurations: Sequence[str] | None = None,
                    trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
                    folds: Sequence[str | int] | None = None, checkpoint_name: str = DEFAULT_CHECKPOINT,
                    device: str | None = None, tile_step_size: float = 0.5, mirroring: bool = True,
@@ -36,16 +38,19 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
                    part_id: int = 0, steps: int | None = None, samples: int | None = None, eta: float | None = None,
                    seed: int = 0, uncertainty: bool = False, progress_bar: bool = True,
                    verbose: bool = False) -> list[Path]:
-    """Segment every case of a folder (or one part of them) with the trained folds of a model.
+    """Segment every case of a folder (or one part of them) with the trained folds of a model, or of several.
 
     Args:
         input_folder: holds CASE_0000.ENDING, ... with the ending of the training data.
         output_folder: gets CASE.ENDING; with `uncertainty` also uncertainty/CASE_entropy.
         dataset: name or ID of the data set the model was trained on.
-        folds: None takes those that are trained.
+        configurations: of several the probabilities are averaged; None takes the one that is trained, 3d_fullres if
+            there are several.
+        folds: of each model; None takes those that are trained.
         device: "cuda", "cpu" or "mps"; None takes the GPU if there is one.
         tile_step_size: distance of tiles as a share of the patch, above 0 up to 1.
         steps, samples, eta: of the sampler; None takes the plans' default.
+        num_processes_preprocessing, num_processes_export: 0 for both works in this process alone.
         seed: of the samples' noise.
 
     Returns:
@@ -56,35 +61,65 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     """
     _require_in_range(num_parts, part_id, tile_step_size, eta)
     _require_seed(seed)
+    _require_processes(num_processes_preprocessing, num_processes_export)
     require_environment(RESULTS)
-    model = find_model(find_dataset(dataset), trainer_name, plans_name, configuration, checkpoint_name)
-    chosen = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
-    require_trained_folds(model, chosen, checkpoint_name)
-    description = read_json(model / "dataset.json")
-    plans = read_json(model / "plans.json")
-    _require_steps(steps, plans, model.name.split("__")[-1])
-    reader = plans["image_reader_writer"]
-    cases = find_cases(Path(input_folder), description, reader)
+    models = _find_models(find_dataset(dataset), trainer_name, plans_name, configurations, folds, checkpoint_name)
+    first = next(iter(models))
+    description, plans = read_json(first / "dataset.json"), read_json(first / "plans.json")
+    for model in models:
+        _require_steps(steps, read_json(model / "plans.json"), model.name.split("__")[-1])
+    cases = find_cases(Path(input_folder), description, plans["image_reader_writer"])
     _require_other_folder(Path(input_folder), Path(output_folder))
 
-    predictor = _load_predictor(
-        model, chosen, checkpoint_name, tile_step_size=tile_step_size, use_gaussian=True, use_mirroring=mirroring,
-        perform_everything_on_device=True, device=select_device(device), verbose=verbose,
-        verbose_preprocessing=verbose, allow_tqdm=progress_bar, samples=samples, steps=steps, eta=eta, seed=seed,
-        uncertainty=uncertainty)
-    print(f"Predicting with {model.name}, fold {' '.join(map(str, chosen))}")
     mine = list(cases)[part_id::num_parts]
     out = Path(output_folder)
     files = {case: _files_of(out / case, description["file_ending"], save_probabilities, uncertainty) for case in mine}
-    to_do = [case for case in mine if not (continue_prediction and all(file.is_file() for file in files[case]))]
-    if to_do:
-        predictor.predict_from_files(
-            [[str(file) for file in cases[case]] for case in to_do], [str(out / case) for case in to_do],
-            save_probabilities=save_probabilities, overwrite=True,
-            num_processes_preprocessing=num_processes_preprocessing,
-            num_processes_segmentation_export=num_processes_export)
+    to_do = {case: cases[case] for case in mine
+             if not (continue_prediction and all(file.is_file() for file in files[case]))}
+    options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "use_mirroring": mirroring,
+               "device": select_device(device), "verbose": verbose, "verbose_preprocessing": verbose,
+               "allow_tqdm": progress_bar, "samples": samples, "steps": steps, "eta": eta, "seed": seed}
+    processes = (num_processes_preprocessing, num_processes_export)
+    if to_do and len(models) == 1:
+        _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
+                       {**options, "uncertainty": uncertainty})
+    elif to_do:
+        members = {model: out / f"members_{part_id}" / model.name for model in models}
+        for model, member in members.items():
+            missing = {case: images for case, images in to_do.items()
+                       if not (continue_prediction and is_member(member / case))}
+            if missing:
+                _predict_cases(missing, member, model, models[model], True, processes, options)
+        average_members(list(members.values()), list(to_do), out, save_probabilities, uncertainty)
     _require_written([file for case in mine for file in files[case]])
     return [files[case][0] for case in mine]
+
+
+def _find_models(dataset: str, trainer_name: str, plans_name: str, configurations: Sequence[str] | None,
+                 folds: Sequence[str | int] | None, checkpoint_name: str) -> dict[Path, list[Fold]]:
+    """The folder of each model and its folds."""
+    models = {}
+    for configuration in configurations or [None]:
+        model = find_model(dataset, trainer_name, plans_name, configuration, checkpoint_name)
+        models[model] = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
+        require_trained_folds(model, models[model], checkpoint_name)
+    return models
+
+
+def _predict_cases(cases: dict[str, list[Path]], out: Path, model: Path, folds: list[Fold], save_probabilities: bool,
+                   processes: tuple[int, int], options: dict[str, Any]) -> None:
+    """Segment these cases with one model."""
+    predictor = _load_predictor(model, folds, **options)
+    print(f"Predicting with {model.name}, fold {' '.join(map(str, folds))}")
+    images = [[str(file) for file in files] for files in cases.values()]
+    truncated = [str(out / case) for case in cases]
+    out.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Any] = {"save_probabilities": save_probabilities, "overwrite": True}
+    if processes == (0, 0):
+        predictor.predict_from_files_sequential(images, truncated, **written)
+    else:
+        predictor.predict_from_files(images, truncated, **written, num_processes_preprocessing=processes[0],
+                                     num_processes_segmentation_export=processes[1])
 
 
 def find_cases(folder: Path, description: dict[str, Any], reader: str) -> dict[str, list[Path]]:
@@ -132,7 +167,7 @@ def _require_channels(cases: dict[str, list[Path]], channels: list[str], reader:
                          "Give every case one file a channel, numbered _0000, _0001, ... as in training.")
 
 
-def _load_predictor(model: Path, folds: Sequence[str | int], checkpoint_name: str, **options: Any) -> Any:
+def _load_predictor(model: Path, folds: Sequence[Fold], checkpoint_name: str, **options: Any) -> Any:
     from ldseg_auto.inference.predictor import LDSegPredictor
 
     predictor = LDSegPredictor(**options)
@@ -148,6 +183,12 @@ def _require_in_range(num_parts: int, part_id: int, tile_step_size: float, eta: 
         raise LDSegError(f"step_size is {tile_step_size}.", "Give a share of the patch, above 0 up to 1, such as 0.5.")
     if eta is not None and not 0 <= eta <= 1:
         raise LDSegError(f"eta is {eta}.", "Give 0 (no noise added) to 1 (ancestral sampling).")
+
+
+def _require_processes(preprocessing: int, export: int) -> None:
+    if min(preprocessing, export) < 0 or (preprocessing == 0) != (export == 0):
+        raise LDSegError(f"{preprocessing} processes for preprocessing and {export} for writing do not fit together.",
+                         "Give at least 1 to -npp and to -nps, or 0 to both to work in one process alone.")
 
 
 def _require_seed(seed: int) -> None:

@@ -48,10 +48,15 @@ def export_with_entropy(prediction: np.ndarray, properties: dict, configuration_
         export_prediction.export_prediction_from_logits(
             prediction, properties, configuration_manager, plans_manager, dataset_json, output_file_truncated,
             save_probabilities)
-    file = entropy_file(Path(output_file_truncated))
+    write_entropy(probabilities[0], label_manager.has_regions, Path(output_file_truncated),
+                  plans_manager.image_reader_writer_class(), properties)
+
+
+def write_entropy(probabilities: np.ndarray, regions: bool, case: Path, reader_writer: Any, properties: dict) -> None:
+    """The entropy of probabilities in the image's geometry, (K, z, y, x), as the case's `entropy_file`."""
+    file = entropy_file(case)
     file.parent.mkdir(exist_ok=True)
-    write_map(predictive_entropy(probabilities[0], label_manager.has_regions), file,
-              plans_manager.image_reader_writer_class(), properties)
+    write_map(predictive_entropy(probabilities, regions), file, reader_writer, properties)
 
 
 def entropy_file(case: Path) -> Path:

@@ -104,8 +104,8 @@ class LDSegNet(nn.Module):
             noisy, noise = self._recycle(latent, noise, noisy, signal, features[0], recycled)
         output = self.denoise(noisy, timestep, features[0])
         return TrainingOutput(
-            estimate_logits=self.decode(self.estimate(output, noisy, signal)), coding_logits=self.decode(latent), denoiser_output=output,
-            denoiser_target=denoiser_target(self.config.prediction, latent, noise, signal),
+            estimate_logits=self.decode(self.estimate(output, noisy, signal)), coding_logits=self.decode(latent),
+            denoiser_output=output, denoiser_target=denoiser_target(self.config.prediction, latent, noise, signal),
             head_logits=self.heads(features))
 
     @torch.no_grad()

@@ -10,7 +10,11 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from ldseg_auto.evaluation.latent_signs import SERIES
 from ldseg_auto.trainers import checkpoint
 from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
-from ldseg_auto.trainers.variants.training_length import LDSegTrainer_1epoch, LDSegTrainer_250epochs
+from ldseg_auto.trainers.variants.training_length import (
+    LDSegTrainer_1epoch,
+    LDSegTrainer_5iterations,
+    LDSegTrainer_250epochs,
+)
 
 CPU = torch.device("cpu")
 
@@ -162,9 +166,10 @@ def test_the_start_of_the_code_can_be_switched(in_small_world):
 def test_variants_change_the_length(in_small_world):
     plans = load_json(str(in_small_world["preprocessed"] / "LDSegPlans.json"))
     dataset_json = load_json(str(in_small_world["preprocessed"] / "dataset.json"))
-    for cls, epochs in ((LDSegTrainer_1epoch, 1), (LDSegTrainer_250epochs, 250), (LDSegTrainer, 1000)):
+    for cls, length in ((LDSegTrainer_1epoch, (1, 250, 50)), (LDSegTrainer_250epochs, (250, 250, 50)),
+                        (LDSegTrainer, (1000, 250, 50)), (LDSegTrainer_5iterations, (1, 5, 1))):
         trainer = cls({**plans, "continue_training": False}, "3d_fullres", 0, dataset_json, CPU)
-        assert trainer.num_epochs == epochs
+        assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == length
 
 
 def test_final_validation_uses_the_averaged_weights(in_small_world, monkeypatch):
