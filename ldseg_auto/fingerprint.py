@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -18,9 +19,13 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.label_shape import contact_areas_mm2, local_thickness_mm
 
 FILE_NAME = "label_fingerprint.json"
+FORMAT = 2  # of the file; another one is written anew
 PERCENTILES = (0, 10, 50, 90, 100)
+MAX_THICKNESS_VOXELS = 1_000_000  # of a window around each structure: the distance transform takes most of the time
+THICKNESS_VALUES = 200  # kept of a case and class
 _POOL_START_SECONDS = 10
 _LISTED_VALUES = 5  # of the wrong values in a file
 
@@ -32,6 +37,8 @@ class CaseLabels(NamedTuple):
     labels: tuple[int, ...]
     volumes_mm3: tuple[float, ...]  # per class or region
     components: tuple[int, ...]  # per class or region
+    thickness_mm: tuple[np.ndarray, ...] = ()  # per class or region: some values along its ridges
+    contact_mm2: np.ndarray | None = None  # between labels, in the order of all labels
     problem: str = ""  # why the file cannot be used
 
 
@@ -56,65 +63,123 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
         num_processes: worker processes at most; few or small files are read in this process.
 
     Returns:
-        `labels` found, `num_cases`, and per class under `classes`: `label_values`, `share_of_cases`, percentiles of
-        `volume_mm3` and of `components` where present (2D: the slice counts as 1 mm thick).
+        `labels` found, `num_cases`; per class under `classes`: `label_values`, `share_of_cases`, percentiles of
+        `volume_mm3`, of `components` and of `thickness_mm` (see `local_thickness_mm`, every case weighing the same)
+        where present; under `contact`, for each two labels that touch, "A|B": `share_of_cases` and percentiles of
+        `area_mm2`. In 2D a slice counts as 1 mm thick.
 
     Raises:
         LDSegError: some files cannot be read or hold values that are no label; all of them are named.
     """
     if file.is_file() and not clean:
         known = json.loads(file.read_text())
-        if known.get("cases") == sorted(cases):
+        if known.get("cases") == sorted(cases) and known.get("format") == FORMAT:
             return known
     manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
     groups = label_groups(manager, dataset_json["labels"])
     allowed = {int(v) for v in manager.all_labels} | ({manager.ignore_label} if manager.has_ignore_label else set())
-    work = partial(describe_case, reader_class=reader_class, groups=list(groups.values()), allowed=allowed)
+    names = {int(v) if np.ndim(v) == 0 else None: name for name, v in dataset_json["labels"].items()}
+    labels = sorted(int(v) for v in manager.all_labels)
+    work = partial(describe_case, reader_class=reader_class, groups=list(groups.values()), allowed=allowed,
+                   labels=labels)
     results = _run(work, [(name, cases[name]["label"]) for name in sorted(cases)], num_processes)
     problems = [f"{cases[r.case]['label']}: {r.problem}" for r in results if r.problem]
     if problems:
         raise LDSegError(f"{len(problems)} of {len(cases)} label files cannot be used:\n  " + "\n  ".join(problems) +
                          "\n", f"Allowed values are {sorted(allowed)}: correct these files, or the labels in "
                          "dataset.json.")
-    fingerprint = _summary(results, groups)
+    fingerprint = _summary(results, groups) | {"contact": _contact(results, [names.get(v, str(v)) for v in labels])}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(fingerprint, indent=2))
     return fingerprint
 
 
 def describe_case(named_file: tuple[str, str], reader_class: type[BaseReaderWriter],
-                  groups: Sequence[Sequence[int]], allowed: set[int]) -> CaseLabels:
-    """Volumes and components of each group of labels in one file; what is wrong with it goes into `problem`."""
+                  groups: Sequence[Sequence[int]], allowed: set[int], labels: Sequence[int]) -> CaseLabels:
+    """Volumes, components and thickness of each group of labels in one file, and the contact of `labels`; what is
+    wrong with the file goes into `problem`."""
     case, file = named_file
     if not Path(file).is_file():
-        return CaseLabels(case, (), (), (), "is missing")
+        return CaseLabels(case, (), (), (), problem="is missing")
     try:
-        labels, properties = reader_class().read_seg(file)
+        volume, properties = reader_class().read_seg(file)
     except Exception as error:  # noqa: BLE001, whatever the reader raises on a damaged file belongs in the list
-        return CaseLabels(case, (), (), (), f"cannot be read ({error})")
-    labels = np.asarray(labels)[0]
-    values = np.unique(labels)
+        return CaseLabels(case, (), (), (), problem=f"cannot be read ({error})")
+    volume = np.asarray(volume)[0]
+    values = np.unique(volume)
     wrong = [v for v in values if float(v) not in allowed]
     if wrong:
         shown = ", ".join(f"{v:g}" for v in wrong[:_LISTED_VALUES])
-        return CaseLabels(case, (), (), (), f"holds {shown}{', ...' if len(wrong) > _LISTED_VALUES else ''}")
-    labels = labels.astype(np.int32)
-    voxel_mm3 = float(np.prod(properties["spacing"][1 if labels.shape[0] == 1 else 0:]))
-    boxes = ndimage.find_objects(labels)
-    described = [_describe_group(labels, group, boxes) for group in groups]
-    return CaseLabels(case, tuple(int(v) for v in values), tuple(count * voxel_mm3 for count, _ in described),
-                      tuple(components for _, components in described))
+        return CaseLabels(case, (), (), (),
+                          problem=f"holds {shown}{', ...' if len(wrong) > _LISTED_VALUES else ''}")
+    volume, spacing_mm = volume.astype(np.int32), [float(s) for s in properties["spacing"]]
+    if len(volume) == 1:  # nnU-Net's placeholder for the distance of slices that are not there
+        spacing_mm[0] = 1.0
+    boxes = ndimage.find_objects(volume)
+    rng = np.random.default_rng(zlib.crc32(case.encode()))
+    described = [_describe_group(volume, group, boxes, spacing_mm, rng) for group in groups]
+    return CaseLabels(case, tuple(int(v) for v in values), tuple(d[0] for d in described),
+                      tuple(d[1] for d in described), tuple(d[2] for d in described),
+                      _contact_of_case(volume, labels, boxes, spacing_mm))
 
 
-def _describe_group(labels: np.ndarray, group: Sequence[int], boxes: Sequence[Any]) -> tuple[int, int]:
-    """Voxels and connected components (faces, edges and corners connect) of a union of labels."""
-    found = [boxes[label - 1] for label in group if 0 < label <= len(boxes) and boxes[label - 1] is not None]
+def _describe_group(volume: np.ndarray, group: Sequence[int], boxes: Sequence[Any], spacing_mm: Sequence[float],
+                    rng: np.random.Generator) -> tuple[float, int, np.ndarray]:
+    """Volume in mm^3, connected components (faces, edges and corners connect) and thickness of a union of labels."""
+    box = _joint_box([boxes[label - 1] for label in group if 0 < label <= len(boxes)])
+    if box is None:
+        return 0.0, 0, np.zeros(0)
+    mask = np.isin(volume[box], group)
+    # one voxel more on each side, where the image has one: it holds the border
+    wider = _window(tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box), mask, volume.shape, rng)
+    thickness = local_thickness_mm(np.isin(volume[wider], group), spacing_mm)
+    if len(thickness) > THICKNESS_VALUES:
+        thickness = rng.choice(thickness, THICKNESS_VALUES, replace=False)
+    components = int(ndimage.label(mask, np.ones((3,) * mask.ndim))[1])
+    return float(mask.sum() * np.prod(spacing_mm)), components, thickness
+
+
+def _window(box: tuple[slice, ...], mask: np.ndarray, shape: Sequence[int],
+            rng: np.random.Generator) -> tuple[slice, ...]:
+    """The box, or of a large one a part of at most `MAX_THICKNESS_VOXELS` around a random voxel of the mask."""
+    edges = [min(s.stop, n) - s.start for s, n in zip(box, shape, strict=True)]
+    wanted = _edges_within(edges, MAX_THICKNESS_VOXELS)
+    if wanted == edges:
+        return box
+    voxels = np.flatnonzero(mask)
+    centre = np.unravel_index(voxels[rng.integers(len(voxels))], mask.shape)
+    starts = [s.start + int(np.clip(c - w // 2, 0, edge - w))
+              for s, c, w, edge in zip(box, centre, wanted, edges, strict=True)]
+    return tuple(slice(start, start + w) for start, w in zip(starts, wanted, strict=True))
+
+
+def _edges_within(edges: Sequence[int], max_voxels: int) -> list[int]:
+    """The edges with the longest cut down to one length, so that the box holds no more than `max_voxels`."""
+    longest = max(edges)
+    while np.prod([float(min(edge, longest)) for edge in edges]) > max_voxels:
+        longest -= 1
+    return [min(edge, longest) for edge in edges]
+
+
+def _joint_box(boxes: Sequence[Any]) -> tuple[slice, ...] | None:
+    """The smallest box around all that are not None."""
+    found = [box for box in boxes if box is not None]
     if not found:
-        return 0, 0
-    box = tuple(slice(min(b[axis].start for b in found), max(b[axis].stop for b in found))
-                for axis in range(labels.ndim))
-    mask = np.isin(labels[box], group)
-    return int(mask.sum()), int(ndimage.label(mask, np.ones((3,) * mask.ndim))[1])
+        return None
+    return tuple(slice(min(b[axis].start for b in found), max(b[axis].stop for b in found))
+                 for axis in range(len(found[0])))
+
+
+def _contact_of_case(volume: np.ndarray, labels: Sequence[int], boxes: Sequence[Any],
+                     spacing_mm: Sequence[float]) -> np.ndarray:
+    """Areas between each two of the labels; whatever is none of them (ignored) touches nothing."""
+    box = _joint_box(boxes)
+    if box is None:
+        return np.zeros((len(labels), len(labels)))
+    part = volume[tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)]
+    index = np.full(max(*labels, int(part.max())) + 1, -1)
+    index[list(labels)] = range(len(labels))
+    return contact_areas_mm2(index[part], len(labels), spacing_mm)
 
 
 def _run(work: Any, items: Sequence[tuple[str, str]], num_processes: int) -> list[CaseLabels]:
@@ -142,10 +207,31 @@ def _summary(results: Sequence[CaseLabels], groups: Mapping[str, tuple[int, ...]
             "share_of_cases": len(present) / len(results),
             "volume_mm3": _percentiles([r.volumes_mm3[index] for r in present]),
             "components": _percentiles([r.components[index] for r in present]),
+            "thickness_mm": _percentiles_of_all([r.thickness_mm[index] for r in present]),
         }
-    return {"labels": sorted({label for r in results for label in r.labels}), "num_cases": len(results),
-            "classes": classes, "cases": [r.case for r in results]}
+    return {"format": FORMAT, "labels": sorted({label for r in results for label in r.labels}),
+            "num_cases": len(results), "classes": classes, "cases": [r.case for r in results]}
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    return {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} if values else {}
+def _contact(results: Sequence[CaseLabels], names: Sequence[str]) -> dict[str, Any]:
+    areas = np.stack([r.contact_mm2 for r in results])
+    return {f"{names[a]}|{names[b]}": {"share_of_cases": float((areas[:, a, b] > 0).mean()),
+                                       "area_mm2": _percentiles(areas[areas[:, a, b] > 0, a, b])}
+            for a in range(len(names)) for b in range(a + 1, len(names)) if areas[:, a, b].any()}
+
+
+def _percentiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    return {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} if len(values) else {}
+
+
+def _percentiles_of_all(values_per_case: Sequence[np.ndarray]) -> dict[str, float]:
+    """Every case weighs the same, however many values it has."""
+    found = [values for values in values_per_case if len(values)]
+    if not found:
+        return {}
+    values = np.concatenate(found)
+    weights = np.concatenate([np.full(len(v), 1 / len(v)) for v in found])
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / len(found)
+    at = np.minimum(np.searchsorted(share, np.array(PERCENTILES) / 100), len(values) - 1)
+    return {f"p{p}": float(values[order][i]) for p, i in zip(PERCENTILES, at, strict=True)}

@@ -23,7 +23,9 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from ldseg_auto import fingerprint, folders
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.headers import channels_in
-from ldseg_auto.planners.ldseg_planner import LDSegPlanner
+from ldseg_auto.planners.ldseg_planner import PLANNERS, LatentPlanning, LDSegPlanner
+from ldseg_auto.planners.report import FILE_NAME as REPORT
+from ldseg_auto.planners.report import write_report
 
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")  # which of them a data set gets, the planner decides
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's: volumes at full resolution are large
@@ -33,6 +35,7 @@ _NAMED_FILES = 10
 def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Sequence[str] | None = None,
                         gpu_memory_target_in_gb: float | None = None,
                         overwrite_target_spacing: Sequence[float] | None = None, plans_name: str | None = None,
+                        planner: str = LDSegPlanner.__name__,
                         num_processes: int | Sequence[int] | None = None,
                         num_processes_fingerprint: int | None = None, verify_dataset_integrity: bool = False,
                         clean: bool = False, no_preprocessing: bool = False,
@@ -44,9 +47,10 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
     Args:
         dataset_ids: IDs or full names.
         configurations: to preprocess; None: all that are planned.
-        gpu_memory_target_in_gb: memory of the GPU to train on; None: nnU-Net's 8.
+        gpu_memory_target_in_gb: memory of the GPU to train on; None: the planner's, 8 for LDSegPlanner.
         overwrite_target_spacing: in mm, of 3d_fullres, in the files' order of axes.
-        plans_name: None: LDSegPlans.
+        plans_name: None: the planner's, LDSegPlans for LDSegPlanner.
+        planner: one of `PLANNERS`.
         num_processes: for preprocessing, one number or one per configuration.
         num_processes_fingerprint: for both fingerprints.
         verify_dataset_integrity: compare every image with its label first, as nnU-Net does.
@@ -62,10 +66,11 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
     """
     folders.require_environment(folders.RAW, folders.PREPROCESSED)
     _check_options(gpu_memory_target_in_gb, overwrite_target_spacing, plans_name)
+    planner_class = _find_planner(planner)
     names = list(dict.fromkeys(folders.find_dataset(i, (folders.RAW,)) for i in dataset_ids))
     cases = {name: check_raw_dataset(name) for name in names}
     for name in names:
-        _refuse_foreign_plans(name, plans_name or folders.DEFAULT_PLANS)
+        _refuse_foreign_plans(name, plans_name or planner_class.default_plans_name, planner)
     processes = num_processes_fingerprint or default_num_processes
     result = {}
     for name in names:
@@ -74,8 +79,9 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
             _verify(name, processes)
         _fingerprint(name, cases[name], processes, clean, verbose)
         plans, identifier = plan_experiment_dataset(
-            number, LDSegPlanner, gpu_memory_target_in_gb, overwrite_target_spacing=_as_tuple(overwrite_target_spacing),
-            overwrite_plans_name=plans_name)
+            number, planner_class, gpu_memory_target_in_gb,
+            overwrite_target_spacing=_as_tuple(overwrite_target_spacing), overwrite_plans_name=plans_name)
+        _report(name, plans)
         chosen = _planned(plans, configurations)
         if not no_preprocessing:
             with _quiet(verbose):
@@ -133,12 +139,18 @@ def _check_options(memory_gb: float | None, spacing: Sequence[float] | None, pla
                          "Use letters and digits, without '__': nnU-Net splits the names of its folders there.")
 
 
-def _refuse_foreign_plans(name: str, plans_name: str) -> None:
+def _find_planner(name: str) -> type[LatentPlanning]:
+    if name not in PLANNERS:
+        raise LDSegError(f"There is no planner {name}.", f"Choose one of: {', '.join(PLANNERS)}.")
+    return PLANNERS[name]
+
+
+def _refuse_foreign_plans(name: str, plans_name: str, planner: str) -> None:
     file = folders.folder_of(folders.PREPROCESSED) / name / f"{plans_name}.json"
     if file.is_file():
-        planner = folders.read_json(file).get("experiment_planner_used")
-        if planner != LDSegPlanner.__name__:
-            raise LDSegError(f"{file} was written by {planner}: planning would overwrite it.",
+        used = folders.read_json(file).get("experiment_planner_used")
+        if used != planner:
+            raise LDSegError(f"{file} was written by {used}: planning would overwrite it.",
                              "Choose another name with -overwrite_plans_name.")
 
 
@@ -160,6 +172,13 @@ def _fingerprint(name: str, cases: dict[str, dict[str, Any]], processes: int, cl
     with _quiet(verbose):
         extract_fingerprint_dataset(folders.dataset_id(name), num_processes=processes, clean=clean or stale,
                                     verbose=verbose)
+
+
+def _report(name: str, plans: dict[str, Any]) -> None:
+    folder = folders.folder_of(folders.PREPROCESSED) / name
+    other = "" if plans["plans_name"] == folders.DEFAULT_PLANS else f"{plans['plans_name']}_"
+    write_report(plans, folders.read_json(folder / "dataset_fingerprint.json"),
+                 folders.read_json(folder / fingerprint.FILE_NAME), folder / f"{other}{REPORT}")
 
 
 def _reader(cases: dict[str, dict[str, Any]], description: dict[str, Any]) -> Any:

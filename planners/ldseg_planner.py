@@ -11,6 +11,11 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncXL,
+)
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from ldseg_auto.config import LDSegConfig
@@ -39,19 +44,22 @@ MAX_BLOCK_VOXELS = 4096  # coarser latents are not examined
 _SPACING_TOLERANCE = 0.15  # relative; within it the search for 3d_lowres shares its evidence
 
 
-class LDSegPlanner(ExperimentPlanner):
-    """Spacing, normalisation, resampling and pooling are nnU-Net's; the rest is decided for `LDSegNet`.
+class LatentPlanning(ExperimentPlanner):
+    """What every planner of ours adds to one of nnU-Net's: put it before that one among the bases.
 
-    The latent is chosen on each pooling path that nnU-Net's memory loop meets, the last of which is the final
-    patch's; what it rests on (the label-coding ceilings) is measured once per spacing and stride.
+    Spacing, normalisation, resampling, pooling and the encoder are nnU-Net's; the rest is decided for `LDSegNet`. The
+    latent is chosen on each pooling path that nnU-Net's memory loop meets, the last of which is the final patch's;
+    what it rests on (the label-coding ceilings) is measured once per spacing and stride.
+
+    Args:
+        dataset_name_or_id: of the data set.
+        options: nnU-Net's, by name.
     """
 
-    def __init__(self, dataset_name_or_id: str | int, gpu_memory_target_in_gb: float = 8,
-                 preprocessor_name: str = "DefaultPreprocessor", plans_name: str = "LDSegPlans",
-                 overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
-                 suppress_transpose: bool = False):
-        super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name,
-                         overwrite_target_spacing, suppress_transpose)
+    default_plans_name: str
+
+    def __init__(self, dataset_name_or_id: str | int, **options: Any):
+        super().__init__(dataset_name_or_id, **{"plans_name": self.default_plans_name} | options)
         self.label_manager = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         self.target_mean = TARGET_MEAN
         self.target_worst = TARGET_WORST
@@ -83,6 +91,11 @@ class LDSegPlanner(ExperimentPlanner):
                                                    approximate_n_voxels_dataset, {})
         self._write_network(plan, self._evidence_spacing(self._planned_spacing, _SPACING_TOLERANCE))
         return plan
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        """A folder for each plans file: nnU-Net's residual planners write into the one of nnUNetPlans, which may have
+        been planned for another spacing."""
+        return ExperimentPlanner.generate_data_identifier(self, configuration_name)
 
     def plan_experiment(self) -> dict:
         """Plan every configuration and save the plans; `explain` says what nnU-Net's planner would print."""
@@ -123,7 +136,11 @@ class LDSegPlanner(ExperimentPlanner):
         """The network's configuration on this pooling path."""
         choice = self._choose_latent(candidate_strides(arch_kwargs["strides"]), patch, spacing)
         known = {f.name for f in fields(LDSegConfig)}  # n_conv_per_stage_decoder has no counterpart
+        residual = "n_blocks_per_stage" in arch_kwargs
+        if residual:
+            arch_kwargs = arch_kwargs | {"n_conv_per_stage": arch_kwargs["n_blocks_per_stage"]}
         kwargs = {name: value for name, value in arch_kwargs.items() if name in known} | {
+            "encoder": "residual" if residual else arch_kwargs.get("encoder", "plain"),
             "latent_stride": choice.ceiling.stride,
             "latent_channels": choice.ceiling.channels,
             "output": "sigmoid" if self.label_manager.has_regions else "softmax",
@@ -234,3 +251,31 @@ class LDSegPlanner(ExperimentPlanner):
                 "estimate_gb": round(memory_gb(elements, batch_size, reference, reference_batch,
                                                self.UNet_reference_val_corresp_GB), 3),
                 "target_gb": self.UNet_vram_target_GB}
+
+
+class LDSegPlanner(LatentPlanning, ExperimentPlanner):
+    """The default: nnU-Net's plain encoder."""
+
+    default_plans_name = "LDSegPlans"
+
+
+class LDSegPlannerResEncM(LatentPlanning, nnUNetPlannerResEncM):
+    """nnU-Net's residual encoder, 8 GB."""
+
+    default_plans_name = "LDSegResEncUNetMPlans"
+
+
+class LDSegPlannerResEncL(LatentPlanning, nnUNetPlannerResEncL):
+    """nnU-Net's residual encoder, 24 GB."""
+
+    default_plans_name = "LDSegResEncUNetLPlans"
+
+
+class LDSegPlannerResEncXL(LatentPlanning, nnUNetPlannerResEncXL):
+    """nnU-Net's residual encoder, 40 GB."""
+
+    default_plans_name = "LDSegResEncUNetXLPlans"
+
+
+PLANNERS = {planner.__name__: planner for planner in
+            (LDSegPlanner, LDSegPlannerResEncM, LDSegPlannerResEncL, LDSegPlannerResEncXL)}

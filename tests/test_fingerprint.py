@@ -41,6 +41,37 @@ def test_volumes_presence_and_components(tmp_path):
     assert (organ["components"]["p0"], organ["components"]["p100"], lesion["components"]["p50"]) == (1, 2, 1)
 
 
+def test_thickness_and_contact(tmp_path):
+    cases = _cases(tmp_path)
+    found = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "labels.json")
+    organ = found["classes"]["organ"]["thickness_mm"]
+    assert 1 <= organ["p0"] <= organ["p50"] <= organ["p100"] <= 4 * 3
+    assert list(found["contact"]) == ["background|organ", "background|lesion", "organ|lesion"]
+    assert found["contact"]["organ|lesion"] == {"share_of_cases": 0.5, "area_mm2": dict.fromkeys(
+        ("p0", "p10", "p50", "p90", "p100"), pytest.approx(11.0))}  # three faces of 2, 3 and 6 mm^2
+    assert found["contact"]["background|organ"]["share_of_cases"] == 1
+
+
+def test_every_case_weighs_the_same_in_the_thickness(tmp_path):
+    thin, thick = np.zeros((40, 40, 9), np.uint8), np.zeros((9, 9, 9), np.uint8)
+    thin[1:-1, 1:-1, 4] = 1
+    thick[2:7, 2:7, 2:7] = 1
+    cases = {name: _write(tmp_path, name, labels) for name, labels in (("thin", thin), ("thick", thick),
+                                                                       ("thick2", thick))}
+    found = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "labels.json")
+    assert found["classes"]["organ"]["thickness_mm"]["p0"] == pytest.approx(1)
+    assert found["classes"]["organ"]["thickness_mm"]["p50"] > 2
+
+
+def test_of_a_large_structure_a_window_is_measured(tmp_path, monkeypatch):
+    labels = np.zeros((60, 60, 60), np.uint8)
+    labels[:, :, 20:25] = 1
+    case = {"a": _write(tmp_path, "a", labels)}
+    monkeypatch.setattr("ldseg_auto.fingerprint.MAX_THICKNESS_VOXELS", 1000)
+    found = extract_label_fingerprint(case, DATASET, SimpleITKIO, tmp_path / "labels.json")
+    assert found["classes"]["organ"]["thickness_mm"]["p50"] == pytest.approx(5, abs=1)
+
+
 def test_regions_are_unions_and_the_ignore_label_is_no_class(tmp_path):
     dataset = {"labels": {"background": 0, "whole": [1, 2], "lesion": 2, "ignore": 3}, "regions_class_order": [1, 2]}
     cases = _cases(tmp_path)

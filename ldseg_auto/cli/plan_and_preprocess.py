@@ -25,6 +25,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="processes for preprocessing, one number or one a configuration")
     parser.add_argument("-npfp", dest="num_processes_fingerprint", metavar="N", type=common.positive_int,
                         default=argparse.SUPPRESS, help="processes for the fingerprint")
+    parser.add_argument("-pl", dest="planner", metavar="PLANNER", default=argparse.SUPPRESS,
+                        help="LDSegPlanner (default), or LDSegPlannerResEncM, L or XL: nnU-Net's residual encoders "
+                             "for 8, 24 or 40 GB, with plans of their own names")
     parser.add_argument("-gpu_memory_target", dest="gpu_memory_target_in_gb", metavar="GB",
                         type=common.positive_float, default=argparse.SUPPRESS,
                         help="GPU memory that training may take; decides patch and batch size")

@@ -1,6 +1,7 @@
 """The commands' help, and that every flag reaches the function behind the command."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,11 +77,13 @@ def test_plan_passes_its_flags(world, monkeypatch, capsys):
                               "verbose": False}
     assert "because" not in capsys.readouterr().out
     flags = ("-d Dataset004_Small -c 2d 3d_fullres -np 2 3 -npfp 4 -gpu_memory_target 8 -overwrite_target_spacing 1 2 3"
-             " -overwrite_plans_name P --verify_dataset_integrity --clean --no_pp --explain --verbose")
+             " -pl LDSegPlannerResEncL -overwrite_plans_name P"
+             " --verify_dataset_integrity --clean --no_pp --explain --verbose")
     assert plan_and_preprocess.main(flags.split()) == 0
     assert called.options == {
         "configurations": ["2d", "3d_fullres"], "num_processes": [2, 3], "num_processes_fingerprint": 4,
         "gpu_memory_target_in_gb": 8.0, "overwrite_target_spacing": [1.0, 2.0, 3.0], "plans_name": "P",
+        "planner": "LDSegPlannerResEncL",
         "verify_dataset_integrity": True, "clean": True, "no_preprocessing": True, "verbose": True}
     assert "because of P" in capsys.readouterr().out
 
@@ -227,6 +230,21 @@ def test_predict_passes_its_flags(predictors, world):
     assert made.files_options == {"save_probabilities": True, "overwrite": True, "num_processes_preprocessing": 1,
                                   "num_processes_segmentation_export": 2}
     assert [Path(output).name for output in made.predicted[1]] == ["b"]
+
+
+def test_several_configurations_are_predicted_with_all_and_then_averaged(predictors, world, monkeypatch):
+    averaged = []
+    monkeypatch.setattr("ldseg_auto.inference.run.average_members",
+                        lambda members, cases, out, *flags: averaged.append((members, cases, flags)) or [
+                            (out / f"{case}.nii.gz").write_bytes(b"") for case in cases])
+    second = world["model"].with_name("LDSegTrainer__LDSegPlans__2d")
+    shutil.copytree(world["model"], second)
+    assert _predict(world, "-c", "2d", "3d_fullres", "-f", "2") == 0
+    assert [made.model[:2] for made in predictors] == [(second.name, (2,)), (world["model"].name, (2,))]
+    assert all(made.files_options["save_probabilities"] for made in predictors)
+    (members, cases, flags), = averaged
+    assert members == [world["out"] / "members_0" / name for name in (second.name, world["model"].name)]
+    assert (cases, flags) == (["a", "b"], (False, False))
 
 
 def test_continued_prediction_also_writes_what_an_earlier_one_did_not(predictors, world):

@@ -24,6 +24,7 @@ def _fails(capsys, command, arguments, *parts) -> None:
 MISTAKES = {
     "plan: unknown ID": (PLAN, ["-d", "77"], "no data set 77", "Dataset004_Small"),
     "plan: unknown name": (PLAN, ["-d", "Dataset004_Other"], "no data set Dataset004_Other", "Choose one of"),
+    "plan: planner": (PLAN, ["-d", "4", "-pl", "Other"], "no planner Other", "LDSegPlannerResEncM"),
     "plan: plans' name": (PLAN, ["-d", "4", "-overwrite_plans_name", "My__Plans"], "My__Plans", "without '__'"),
     "train: unknown ID": (TRAIN, ["77", "0"], "no data set 77", "Choose one of: Dataset004_Small"),
     "train: no plans": (TRAIN, ["4", "0", "-p", "Others"], "no plans named Others", "there are: LDSegPlans",
@@ -55,6 +56,7 @@ MISTAKES = {
     "predict: part": (PREDICT, [*PREDICT_ALL, "-num_parts", "2", "-part_id", "2"], "part_id 2", "num_parts - 1 = 1"),
     "predict: step": (PREDICT, [*PREDICT_ALL, "-step_size", "1.5"], "step_size is 1.5", "up to 1"),
     "predict: eta": (PREDICT, [*PREDICT_ALL, "--eta", "2"], "eta is 2.0", "0 (no noise added) to 1"),
+    "predict: processes": (PREDICT, [*PREDICT_ALL, "-npp", "0"], "0 processes for preprocessing and 3", "0 to both"),
     "predict: steps": (PREDICT, [*PREDICT_ALL, "--steps", "2000"], "2000 steps", "1000 timesteps"),
     "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
 }

@@ -16,7 +16,7 @@ from ldseg_auto.config import LDSegConfig
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.planners import ldseg_planner
 from ldseg_auto.planners.explain import explain
-from ldseg_auto.planners.ldseg_planner import NETWORK_CLASS, LDSegPlanner
+from ldseg_auto.planners.ldseg_planner import NETWORK_CLASS, PLANNERS, LDSegPlanner
 from ldseg_auto.planners.memory import network_cost, training_elements
 
 NAME = "Dataset901_Tiny"
@@ -244,3 +244,30 @@ def test_explanation_names_every_decision(nnunet_folders):
     assert "mean below the target" in text and "enough, but more positions for the denoiser" in text
     plans["configurations"]["custom"] = {"inherits_from": "2d", "batch_size": 3}
     assert "custom: written by hand" in explain(plans)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_every_planner_has_plans_and_data_of_its_own_name(nnunet_folders, name):
+    _write_dataset(nnunet_folders)
+    plans = PLANNERS[name](901).plan_experiment()
+    assert plans["experiment_planner_used"] == name
+    assert plans["plans_name"] == PLANNERS[name].default_plans_name
+    assert "__" not in plans["plans_name"]
+    configuration = plans["configurations"]["3d_fullres"]
+    assert configuration["data_identifier"] == f"{plans['plans_name']}_3d_fullres"
+    architecture = configuration["architecture"]
+    config = LDSegConfig.from_arch_kwargs(architecture["arch_kwargs"])
+    assert config.encoder == ("residual" if "ResEnc" in name else "plain")
+    network = get_network_from_plans(architecture["network_class_name"], architecture["arch_kwargs"],
+                                     architecture["_kw_requires_import"], 1, 3, deep_supervision=False)
+    blocks = [len(stage.blocks) for stage in network.image_encoder.encoder.stages] if "ResEnc" in name else [
+        len(stage[-1].convs) for stage in network.image_encoder.encoder.stages]
+    assert tuple(blocks) == config.n_conv_per_stage
+
+
+def test_a_larger_preset_plans_a_larger_batch_or_patch(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    sizes = [p["batch_size"] * prod(p["patch_size"]) for p in
+             (PLANNERS[f"LDSegPlannerResEnc{size}"](901).plan_experiment()["configurations"]["2d"]
+              for size in ("M", "L", "XL"))]
+    assert sizes == sorted(sizes)
