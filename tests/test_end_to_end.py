@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from ldseg_auto import nnunet_ext
 from ldseg_auto.cli import plan_and_preprocess, predict, train
 from ldseg_auto.evaluation.metrics import dice
 from ldseg_auto.inference.uncertainty import predictive_entropy
@@ -133,28 +135,76 @@ def test_rgb_pictures(nnunet_folders, tmp_path, monkeypatch):
     assert sitk.ReadImage(str(out / "uncertainty" / f"{case}_entropy.nii.gz")).GetSize()[:2] == size
 
 
-@pytest.mark.slow
-def test_real_data(nnunet_folders, tmp_path):
-    """A short training on a real data set in nnU-Net's raw format, named by LDSEG_TEST_DATASET (a folder)."""
+@pytest.fixture(scope="module")
+def real_model(tmp_path_factory):
+    """Fold 0 of the data set that LDSEG_TEST_DATASET names (a folder in nnU-Net's raw format), trained for
+    LDSEG_TEST_MINUTES (5): its number, folders, and the images of its validation cases."""
     source = os.environ.get("LDSEG_TEST_DATASET")
     if not source:
         pytest.skip("LDSEG_TEST_DATASET names no data set")
-    dataset = Path(source).resolve()
-    (nnunet_folders["nnUNet_raw"] / dataset.name).symlink_to(dataset)
+    dataset, root = Path(source).resolve(), tmp_path_factory.mktemp("real")
     number = str(int(dataset.name[7:10]))
-    assert plan_and_preprocess.main(["-d", number, "-c", "3d_fullres", "--explain"]) == 0
-    assert train.main([number, "0", "--max_minutes", os.environ.get("LDSEG_TEST_MINUTES", "5"), "--seed", "0",
-                       "-device", "cpu"]) == 0
-    fold, = nnunet_folders["nnUNet_results"].glob("*/*/fold_0")
-    summary = json.loads((fold / "validation" / "summary.json").read_text())
-    splits = json.loads((nnunet_folders["nnUNet_preprocessed"] / dataset.name / "splits_final.json").read_text())
-    ending = json.loads((dataset / "dataset.json").read_text())["file_ending"]
-    images = link_images(dataset / "imagesTr", splits[0]["val"], tmp_path / "images", ending)
-    out = tmp_path / "out"
-    assert predict.main(["-i", str(images), "-o", str(out), "-d", number, "-f", "0", *ONE_PROCESS]) == 0
-    labels = [int(label) for label in summary["mean"]]
-    scores = {label: [dice(read(out / f"{c}{ending}"), read(dataset / "labelsTr" / f"{c}{ending}"), label)
-                      for c in splits[0]["val"]] for label in labels}
-    for label in labels:
-        assert np.mean(scores[label]) == pytest.approx(summary["mean"][str(label)]["Dice"], abs=1e-3)
-    assert json.loads((fold / "latent_signs.json").read_text())["use_of_latent_holds"]
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / variable).mkdir()
+            patch.setenv(variable, str(root / variable))
+        patch.setenv("nnUNet_extTrainer", nnunet_ext.FOLDER)
+        (root / "nnUNet_raw" / dataset.name).symlink_to(dataset)
+        assert plan_and_preprocess.main(["-d", number, "-c", "3d_fullres", "--explain"]) == 0
+        assert train.main([number, "0", "--max_minutes", os.environ.get("LDSEG_TEST_MINUTES", "5"), "--seed", "0",
+                           "-device", "cpu"]) == 0
+        splits = json.loads((root / "nnUNet_preprocessed" / dataset.name / "splits_final.json").read_text())
+        ending = json.loads((dataset / "dataset.json").read_text())["file_ending"]
+        cases = splits[0]["val"]
+        images = link_images(dataset / "imagesTr", cases, root / "images", ending)
+        yield {"number": number, "dataset": dataset, "root": root, "ending": ending, "cases": cases, "images": images,
+               "fold": next((root / "nnUNet_results").glob("*/*/fold_0"))}
+
+
+def mean_dice(model, predictions, label, cases):
+    files = [f"{case}{model['ending']}" for case in cases]
+    return np.mean([dice(read(predictions / file), read(model["dataset"] / "labelsTr" / file), label)
+                    for file in files])
+
+
+@pytest.mark.slow
+def test_real_data(real_model, tmp_path):
+    """The whole way: prediction and validation agree, and what was trained is a diffusion."""
+    summary = json.loads((real_model["fold"] / "validation" / "summary.json").read_text())
+    assert predict.main(["-i", str(real_model["images"]), "-o", str(tmp_path), "-d", real_model["number"], "-f", "0",
+                         *ONE_PROCESS]) == 0
+    for label, scores in summary["mean"].items():
+        assert mean_dice(real_model, tmp_path, int(label), real_model["cases"]) == pytest.approx(
+            scores["Dice"], abs=1e-3)
+    assert json.loads((real_model["fold"] / "latent_signs.json").read_text())["use_of_latent_holds"]
+
+
+@pytest.mark.slow
+def test_nnunets_prediction_agrees_with_ours(real_model, tmp_path):
+    cases = real_model["cases"][:10]
+    images = link_images(real_model["dataset"] / "imagesTr", cases, tmp_path / "images", real_model["ending"])
+    shared = ["-i", str(images), "-d", real_model["number"], "-c", "3d_fullres", "-f", "0", "--disable_tta", *ALONE]
+    assert predict.main([*shared, "-o", str(tmp_path / "ours")]) == 0
+    script, = entry_points(group="console_scripts", name="nnUNetv2_predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["nnUNetv2_predict", *shared, "-o", str(tmp_path / "stock"), "-tr", "LDSegTrainer",
+                                   "-p", "LDSegPlans"])
+        script.load()()
+    for label in json.loads((real_model["fold"] / "validation" / "summary.json").read_text())["mean"]:
+        ours, stock = (mean_dice(real_model, tmp_path / name, int(label), cases) for name in ("ours", "stock"))
+        assert stock == pytest.approx(ours, abs=0.01)
+
+
+@pytest.mark.slow
+def test_real_data_in_2d(real_model, tmp_path):
+    """The 2d configuration of the same data, for a moment; 2D and 3D are ensembled."""
+    number = real_model["number"]
+    assert plan_and_preprocess.main(["-d", number, "-c", "2d"]) == 0
+    assert train.main([number, "0", "-c", "2d", "-tr", "LDSegTrainer_5iterations", "-device", "cpu"]) == 0
+    two_d = real_model["fold"].parents[1] / "LDSegTrainer_5iterations__LDSegPlans__2d"
+    shutil.copytree(two_d, two_d.with_name("LDSegTrainer__LDSegPlans__2d"))
+    images = link_images(real_model["dataset"] / "imagesTr", real_model["cases"][:2], tmp_path / "images",
+                         real_model["ending"])
+    assert predict.main(["-i", str(images), "-o", str(tmp_path / "out"), "-d", number, "-c", "2d", "3d_fullres",
+                         "--disable_tta", "--uncertainty", *ALONE]) == 0
+    assert len(list((tmp_path / "out" / "uncertainty").iterdir())) == 2

@@ -41,6 +41,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     loss_weights = LossWeights()
     share_at_last_timestep = 0.25  # of the training samples: there the estimate rests on the image alone
     recycled_share = 0.5  # of the training samples: z_t holds the network's own estimate, as in sampling
+    recycled_timesteps = (0.4, 0.6)  # of those, as shares of T: around the second of two sampling steps
     ema_decay = 0.999
     learning_rate = 3e-3
     adamw_weight_decay = 1e-2
@@ -142,15 +143,20 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def draw_noise(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Noise of its own for each sample; timesteps, a share at T, the others uniform from 1 to T; which of the
-        samples are recycled (None where the recipe has no recycling)."""
+        """Noise of its own for each sample; timesteps, a share at T, the others uniform from 1 to T, or of recycled
+        samples within their range; which of the samples are recycled (None where the recipe has no recycling)."""
         config = self.unwrapped_network.config
         grid = [size // stride for size, stride in zip(data.shape[2:], config.latent_stride, strict=True)]
         noise = torch.randn(len(data), config.latent_channels, *grid, device=data.device)
         timestep = torch.randint(1, config.timesteps + 1, (len(data),), device=data.device)
         at_last = torch.rand(len(data), device=data.device) < self.share_at_last_timestep
-        recycled = torch.rand(len(data), device=data.device) < self.recycled_share if self.recycled_share else None
-        return noise, torch.where(at_last, config.timesteps, timestep), recycled
+        timestep = torch.where(at_last, config.timesteps, timestep)
+        if not self.recycled_share:
+            return noise, timestep, None
+        recycled = torch.rand(len(data), device=data.device) < self.recycled_share
+        first, last = (max(1, round(share * config.timesteps)) for share in self.recycled_timesteps)
+        around_a_step = torch.randint(first, last + 1, (len(data),), device=data.device)
+        return noise, torch.where(recycled, around_a_step, timestep), recycled
 
     def _optimise(self, loss: torch.Tensor) -> None:
         if self.grad_scaler is None:
