@@ -214,7 +214,7 @@ def _summary(results: Sequence[CaseLabels], groups: Mapping[str, tuple[int, ...]
 
 
 def _contact(results: Sequence[CaseLabels], names: Sequence[str]) -> dict[str, Any]:
-    areas = np.stack([r.contact_mm2 for r in results])
+    areas = np.stack([r.contact_mm2 for r in results if r.contact_mm2 is not None])
     return {f"{names[a]}|{names[b]}": {"share_of_cases": float((areas[:, a, b] > 0).mean()),
                                        "area_mm2": _percentiles(areas[areas[:, a, b] > 0, a, b])}
             for a in range(len(names)) for b in range(a + 1, len(names)) if areas[:, a, b].any()}

@@ -45,8 +45,11 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         from ldseg_auto.trainers.run import train_folds
 
         plan_and_preprocess([7], num_processes=1, num_processes_fingerprint=1)
+        from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
+
         models = {}
         for configuration in ("3d_fullres", "2d"):
+            patch.setattr(LDSegTrainer, "validation_mirroring", configuration == "3d_fullres")  # 2d is quicker without
             fold = train_folds("7", ["0"], configuration, device="cpu", epochs=1, iterations_per_epoch=2, seed=0,
                                save_probabilities=True)[0]
             models[configuration] = fold.parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from itertools import combinations, islice
 from typing import Any
 
@@ -79,6 +80,7 @@ class LDSegPredictor(nnUNetPredictor):
         with self._export():
             return super().predict_from_data_iterator(*args, **kwargs)
 
+    @wraps(nnUNetPredictor.predict_from_files_sequential)  # nnU-Net reads the signature of what it is called by
     def predict_from_files_sequential(self, *args: Any, **kwargs: Any) -> Any:
         with self._export():
             return super().predict_from_files_sequential(*args, **kwargs)

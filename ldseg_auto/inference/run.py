@@ -99,7 +99,8 @@ def _find_models(dataset: str, trainer_name: str, plans_name: str, configuration
                  folds: Sequence[str | int] | None, checkpoint_name: str) -> dict[Path, list[Fold]]:
     """The folder of each model and its folds."""
     models = {}
-    for configuration in configurations or [None]:
+    wanted: Sequence[str | None] = configurations or [None]
+    for configuration in wanted:
         model = find_model(dataset, trainer_name, plans_name, configuration, checkpoint_name)
         models[model] = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
         require_trained_folds(model, models[model], checkpoint_name)

@@ -37,6 +37,9 @@ class CodeIsLabel(torch.nn.Module):
         keep = self.alpha_bar[timestep].sqrt().float().reshape(-1, 1, 1, 1)
         return keep * noisy + (1 - keep) * condition if self.uses_latent else condition
 
+    def estimate(self, output, noisy, signal):
+        return output
+
     def decode(self, latent):
         return latent
 

@@ -56,8 +56,8 @@ def test_sample_k_is_sample_k(in_small_world, image, monkeypatch):
         probabilities(predictor, image)
         latents[number] = torch.stack(drawn)  # (tiles, samples, c, *grid)
         assert latents[number].shape[1] == number
-    assert torch.allclose(latents[3][:, :2], latents[2], atol=1e-5)
-    assert torch.allclose(latents[3][:, :1], latents[1], atol=1e-5)
+    assert torch.allclose(latents[3][:, :2], latents[2], rtol=1e-3, atol=1e-3)  # of another batch size
+    assert torch.allclose(latents[3][:, :1], latents[1], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(latents[3][:, 1], latents[3][:, 0], atol=1e-2)
 
 

@@ -96,7 +96,8 @@ def test_every_timestep_is_as_likely_as_another(in_small_world):
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_it_trains_and_predicts(in_small_world, tmp_path, configuration):
+def test_it_trains_and_predicts(in_small_world, tmp_path, configuration, monkeypatch):
+    monkeypatch.setattr(LDSegTrainerPaper, "validation_mirroring", False)  # eight times as quick
     assert train.main(["7", "0", "-c", configuration, "-tr", "LDSegTrainerPaper", "--epochs", "1",
                        "--iterations_per_epoch", "2", "-device", "cpu", "--seed", "0"]) == 0
     fold = in_small_world["model"].parent / f"LDSegTrainerPaper__LDSegPlans__{configuration}" / "fold_0"
