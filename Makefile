@@ -12,6 +12,7 @@ test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/installed-test
+	@test -n "$$LDSEG_TEST_DATASET" || { echo "Set LDSEG_TEST_DATASET to a data set in nnU-Net's raw format."; exit 1; }
 	$(BIN)/python -m pytest -q -m slow
 
 lint: .venv/installed-test

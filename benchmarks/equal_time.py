@@ -17,6 +17,7 @@ import os
 import platform
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 
@@ -80,7 +81,6 @@ def main() -> None:
 
 def write(arguments: argparse.Namespace, results: list[dict]) -> None:
     """The whole run as JSON, and the last side as a row of RESULTS.md."""
-    import nnunetv2
     import torch
 
     (HERE / "results").mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ def write(arguments: argparse.Namespace, results: list[dict]) -> None:
     with (HERE / "RESULTS.md").open("a") as table:
         table.write(f"| {record['date']} | {arguments.dataset} fold {arguments.fold} | {last['side']} | "
                     f"{arguments.minutes:g} | {last['iterations']} x {last['batch_size']} | {last['dice']:.4f} | "
-                    f"{classes} | {arguments.threads} | {getattr(nnunetv2, '__version__', '')} "
+                    f"{classes} | {arguments.threads} | nnunetv2 {version('nnunetv2')} "
                     f"torch {torch.__version__} |\n")
 
 

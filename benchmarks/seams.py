@@ -39,6 +39,8 @@ def mosaic(dataset: str, fold: int, identifier: str, shift: list[int]) -> tuple[
     """Validation cases side by side: image (1, z, y, x) and labels (z, y, x), with `shift` empty voxels before them."""
     folder = Path(os.environ["nnUNet_preprocessed"]) / dataset
     cases = json.loads((folder / "splits_final.json").read_text())[fold]["val"][:_PER_AXIS ** 3]
+    if len(cases) < _PER_AXIS ** 3:
+        raise SystemExit(f"Fold {fold} of {dataset} has {len(cases)} validation cases; {_PER_AXIS ** 3} are needed.")
     data = nnUNetDatasetBlosc2(str(folder / identifier), cases)
     loaded = [data.load_case(case)[:2] for case in cases]
     block = np.median([segmentation.shape[1:] for _, segmentation in loaded], axis=0).astype(int)

@@ -24,7 +24,8 @@ from ldseg_auto.label_shape import contact_areas_mm2, local_thickness_mm
 FILE_NAME = "label_fingerprint.json"
 FORMAT = 2  # of the file; another one is written anew
 PERCENTILES = (0, 10, 50, 90, 100)
-MAX_THICKNESS_VOXELS = 1_000_000  # of a window around each structure: the distance transform takes most of the time
+MAX_THICKNESS_VOXELS = 300_000  # of a window around each structure: the distance transform takes most of the time
+MAX_THICKNESS_CASES = 20
 THICKNESS_VALUES = 200  # kept of a case and class
 _POOL_START_SECONDS = 10
 _LISTED_VALUES = 5  # of the wrong values in a file
@@ -65,8 +66,8 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
     Returns:
         `labels` found, `num_cases`; per class under `classes`: `label_values`, `share_of_cases`, percentiles of
         `volume_mm3`, of `components` and of `thickness_mm` (see `local_thickness_mm`, every case weighing the same)
-        where present; under `contact`, for each two labels that touch, "A|B": `share_of_cases` and percentiles of
-        `area_mm2`. In 2D a slice counts as 1 mm thick.
+        where present, thickness on up to 20 cases; under `contact`, for each two labels that touch: `between`,
+        `share_of_cases` and percentiles of `area_mm2`. In 2D a slice counts as 1 mm thick.
 
     Raises:
         LDSegError: some files cannot be read or hold values that are no label; all of them are named.
@@ -82,23 +83,32 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
     labels = sorted(int(v) for v in manager.all_labels)
     work = partial(describe_case, reader_class=reader_class, groups=list(groups.values()), allowed=allowed,
                    labels=labels)
-    results = _run(work, [(name, cases[name]["label"]) for name in sorted(cases)], num_processes)
+    measured = set(np.linspace(0, len(cases) - 1, min(MAX_THICKNESS_CASES, len(cases))).round().astype(int))
+    items = [(name, cases[name]["label"], index in measured) for index, name in enumerate(sorted(cases))]
+    results = _run(work, items, num_processes)
     problems = [f"{cases[r.case]['label']}: {r.problem}" for r in results if r.problem]
     if problems:
         raise LDSegError(f"{len(problems)} of {len(cases)} label files cannot be used:\n  " + "\n  ".join(problems) +
                          "\n", f"Allowed values are {sorted(allowed)}: correct these files, or the labels in "
                          "dataset.json.")
-    fingerprint = _summary(results, groups) | {"contact": _contact(results, [names.get(v, str(v)) for v in labels])}
+    contact = _contact(results, [names.get(v, f"label {v}") for v in labels])
+    fingerprint = _summary(results, groups) | {"contact": contact}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(fingerprint, indent=2))
     return fingerprint
 
 
-def describe_case(named_file: tuple[str, str], reader_class: type[BaseReaderWriter],
+def describe_case(item: tuple[str, str, bool], reader_class: type[BaseReaderWriter],
                   groups: Sequence[Sequence[int]], allowed: set[int], labels: Sequence[int]) -> CaseLabels:
-    """Volumes, components and thickness of each group of labels in one file, and the contact of `labels`; what is
-    wrong with the file goes into `problem`."""
-    case, file = named_file
+    """Volumes and components of each group of labels in one file, and the contact of `labels`.
+
+    Args:
+        item: the case, its file, and whether thickness is measured too.
+
+    Returns:
+        what is wrong with the file is said in `problem`.
+    """
+    case, file, with_thickness = item
     if not Path(file).is_file():
         return CaseLabels(case, (), (), (), problem="is missing")
     try:
@@ -116,7 +126,7 @@ def describe_case(named_file: tuple[str, str], reader_class: type[BaseReaderWrit
     if len(volume) == 1:  # nnU-Net's placeholder for the distance of slices that are not there
         spacing_mm[0] = 1.0
     boxes = ndimage.find_objects(volume)
-    rng = np.random.default_rng(zlib.crc32(case.encode()))
+    rng = np.random.default_rng(zlib.crc32(case.encode())) if with_thickness else None
     described = [_describe_group(volume, group, boxes, spacing_mm, rng) for group in groups]
     return CaseLabels(case, tuple(int(v) for v in values), tuple(d[0] for d in described),
                       tuple(d[1] for d in described), tuple(d[2] for d in described),
@@ -124,32 +134,33 @@ def describe_case(named_file: tuple[str, str], reader_class: type[BaseReaderWrit
 
 
 def _describe_group(volume: np.ndarray, group: Sequence[int], boxes: Sequence[Any], spacing_mm: Sequence[float],
-                    rng: np.random.Generator) -> tuple[float, int, np.ndarray]:
-    """Volume in mm^3, connected components (faces, edges and corners connect) and thickness of a union of labels."""
+                    rng: np.random.Generator | None) -> tuple[float, int, np.ndarray]:
+    """Volume in mm^3, connected components (faces, edges and corners connect) and, with a generator, thickness of a
+    union of labels."""
     box = _joint_box([boxes[label - 1] for label in group if 0 < label <= len(boxes)])
     if box is None:
         return 0.0, 0, np.zeros(0)
-    mask = np.isin(volume[box], group)
-    # one voxel more on each side, where the image has one: it holds the border
-    wider = _window(tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box), mask, volume.shape, rng)
-    thickness = local_thickness_mm(np.isin(volume[wider], group), spacing_mm)
-    if len(thickness) > THICKNESS_VALUES:
-        thickness = rng.choice(thickness, THICKNESS_VALUES, replace=False)
+    mask = np.isin(volume[_widened(box)], group)
+    thickness = np.zeros(0)
+    if rng is not None:
+        thickness = local_thickness_mm(mask[_window(mask, rng)], spacing_mm)
+        if len(thickness) > THICKNESS_VALUES:
+            thickness = rng.choice(thickness, THICKNESS_VALUES, replace=False)
     components = int(ndimage.label(mask, np.ones((3,) * mask.ndim))[1])
     return float(mask.sum() * np.prod(spacing_mm)), components, thickness
 
 
-def _window(box: tuple[slice, ...], mask: np.ndarray, shape: Sequence[int],
-            rng: np.random.Generator) -> tuple[slice, ...]:
-    """The box, or of a large one a part of at most `MAX_THICKNESS_VOXELS` around a random voxel of the mask."""
-    edges = [min(s.stop, n) - s.start for s, n in zip(box, shape, strict=True)]
-    wanted = _edges_within(edges, MAX_THICKNESS_VOXELS)
-    if wanted == edges:
-        return box
+def _widened(box: tuple[slice, ...]) -> tuple[slice, ...]:
+    """One voxel more on each side, where the image has one: it holds the border."""
+    return tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
+
+
+def _window(mask: np.ndarray, rng: np.random.Generator) -> tuple[slice, ...]:
+    """All of the mask, or of a large one a part of at most `MAX_THICKNESS_VOXELS` around one of its voxels."""
+    wanted = _edges_within(mask.shape, MAX_THICKNESS_VOXELS)
     voxels = np.flatnonzero(mask)
     centre = np.unravel_index(voxels[rng.integers(len(voxels))], mask.shape)
-    starts = [s.start + int(np.clip(c - w // 2, 0, edge - w))
-              for s, c, w, edge in zip(box, centre, wanted, edges, strict=True)]
+    starts = [int(np.clip(c - w // 2, 0, edge - w)) for c, w, edge in zip(centre, wanted, mask.shape, strict=True)]
     return tuple(slice(start, start + w) for start, w in zip(starts, wanted, strict=True))
 
 
@@ -176,13 +187,13 @@ def _contact_of_case(volume: np.ndarray, labels: Sequence[int], boxes: Sequence[
     box = _joint_box(boxes)
     if box is None:
         return np.zeros((len(labels), len(labels)))
-    part = volume[tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)]
-    index = np.full(max(*labels, int(part.max())) + 1, -1)
+    part = volume[_widened(box)]
+    index = np.full(max(*labels, int(part.max())) + 1, -1, dtype=np.int16)
     index[list(labels)] = range(len(labels))
     return contact_areas_mm2(index[part], len(labels), spacing_mm)
 
 
-def _run(work: Any, items: Sequence[tuple[str, str]], num_processes: int) -> list[CaseLabels]:
+def _run(work: Any, items: Sequence[tuple[str, str, bool]], num_processes: int) -> list[CaseLabels]:
     """In this process where that is quicker than starting workers, which import torch first."""
     with tqdm(total=len(items), desc="Label fingerprint") as progress:
         start = perf_counter()
@@ -213,11 +224,11 @@ def _summary(results: Sequence[CaseLabels], groups: Mapping[str, tuple[int, ...]
             "num_cases": len(results), "classes": classes, "cases": [r.case for r in results]}
 
 
-def _contact(results: Sequence[CaseLabels], names: Sequence[str]) -> dict[str, Any]:
+def _contact(results: Sequence[CaseLabels], names: Sequence[str]) -> list[dict[str, Any]]:
     areas = np.stack([r.contact_mm2 for r in results if r.contact_mm2 is not None])
-    return {f"{names[a]}|{names[b]}": {"share_of_cases": float((areas[:, a, b] > 0).mean()),
-                                       "area_mm2": _percentiles(areas[areas[:, a, b] > 0, a, b])}
-            for a in range(len(names)) for b in range(a + 1, len(names)) if areas[:, a, b].any()}
+    return [{"between": [names[a], names[b]], "share_of_cases": float((areas[:, a, b] > 0).mean()),
+             "area_mm2": _percentiles(areas[areas[:, a, b] > 0, a, b])}
+            for a in range(len(names)) for b in range(a + 1, len(names)) if areas[:, a, b].any()]
 
 
 def _percentiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:

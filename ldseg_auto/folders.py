@@ -97,8 +97,13 @@ def load_plans(dataset: str, plans_name: str = DEFAULT_PLANS) -> dict[str, Any]:
         others = [p.stem for p in sorted(folder.glob("*Plans*.json"))]
         existing = f" (there are: {', '.join(others)})" if others else ""
         raise LDSegError(f"{dataset} has no plans named {plans_name}{existing}.",
-                         f"Plan first: ldseg_plan_and_preprocess -d {dataset_id(dataset)}")
+                         f"Plan first: ldseg_plan_and_preprocess -d {dataset_id(dataset)}{_as_planned(plans_name)}")
     return read_json(path)
+
+
+def _as_planned(plans_name: str) -> str:
+    """How to get plans of that name."""
+    return "" if plans_name == DEFAULT_PLANS else f" with -overwrite_plans_name {plans_name} or the -pl that says so"
 
 
 def choose_configuration(plans: dict[str, Any], requested: str | None = None) -> str:
@@ -120,7 +125,8 @@ def require_preprocessed(dataset: str, plans: dict[str, Any], configuration: str
     folder = folder_of(PREPROCESSED) / dataset / configurations[name]["data_identifier"]
     if not folder.is_dir() or not any(folder.iterdir()):
         raise LDSegError(f"{dataset} is not preprocessed for {configuration}: {folder} is missing or empty.",
-                         f"Run: ldseg_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}")
+                         f"Run: ldseg_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}"
+                         f"{_as_planned(plans.get('plans_name', DEFAULT_PLANS))}")
 
 
 def parse_folds(values: Iterable[str]) -> list[Fold]:

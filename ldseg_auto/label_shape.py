@@ -69,8 +69,9 @@ def contact_areas_mm2(labels: np.ndarray, num_labels: int, spacing_mm: Sequence[
     areas = np.zeros((num_labels, num_labels))
     for axis, step in enumerate(spacing_mm):
         face = float(np.prod(spacing_mm)) / step
-        size = labels.shape[axis]
-        first, second = np.take(labels, range(size - 1), axis), np.take(labels, range(1, size), axis)
+        before = tuple(slice(None, -1) if a == axis else slice(None) for a in range(labels.ndim))
+        after = tuple(slice(1, None) if a == axis else slice(None) for a in range(labels.ndim))
+        first, second = labels[before], labels[after]
         differ = (first != second) & (first >= 0) & (second >= 0) & (first < num_labels) & (second < num_labels)
         pairs = first[differ].astype(np.int64) * num_labels + second[differ]
         areas += face * np.bincount(pairs, minlength=num_labels ** 2).reshape(num_labels, num_labels)

@@ -75,8 +75,8 @@ def _label_table(labels: Mapping[str, Any]) -> str:
 
 def _contact_table(labels: Mapping[str, Any]) -> list[str]:
     """Classes that touch each other; what touches only the background is not named."""
-    rows = [[pair.replace("|", " and "), f"{contact['share_of_cases']:.0%}", _range(contact["area_mm2"], 1e-2)]
-            for pair, contact in labels["contact"].items() if not pair.startswith("background|")]
+    rows = [[" and ".join(contact["between"]), f"{contact['share_of_cases']:.0%}", _range(contact["area_mm2"], 1e-2)]
+            for contact in labels["contact"] if "background" not in contact["between"]]
     return [_table(["classes that touch", "in cases", "area in cm\u00b2"], rows, [False] * len(rows))] if rows else []
 
 
@@ -97,19 +97,18 @@ def _figure(draw: Callable[[Axes], None]) -> str:
 
 
 def _plot_cases(axes: Axes, per_case: Sequence[Sequence[float]], quantity: str, plans: Mapping[str, Any]) -> None:
-    """One dot a case and axis, in the order of the planned axes."""
+    """One dot a case and axis, in the order of the planned axes; slices of pictures have no distance worth a dot."""
     values = np.asarray(per_case, dtype=float)[:, plans["transpose_forward"]]
+    shown = range(1 if plans["original_median_shape_after_transp"][0] == 1 else 0, values.shape[1])
     jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
-    for axis in range(values.shape[1]):
+    for axis in shown:
         axes.plot(axis + jitter, values[:, axis], ".", color="tab:blue", alpha=0.5)
-    names = list(plans["configurations"])
-    for name, marker in zip(names, "s^Dv*", strict=False):
-        plan = plans["configurations"][name]
-        planned = plan["spacing" if quantity.startswith("spacing") else "patch_size"]
-        places = range(values.shape[1] - len(planned), values.shape[1])
-        axes.plot(places, planned, marker, mfc="none", color="black",
-                  label=f"{'target' if quantity.startswith('spacing') else 'patch'} {name}")
-    axes.set(xticks=range(values.shape[1]), xlabel="axis", ylabel=quantity)
+    key, label = ("spacing", "target") if quantity.startswith("spacing") else ("patch_size", "patch")
+    planned = {name: plan[key] for name, plan in plans["configurations"].items() if "ldseg" in plan}
+    for (name, sizes), marker in zip(planned.items(), "s^Dv*", strict=False):
+        axes.plot(range(values.shape[1] - len(sizes), values.shape[1]), sizes, marker, mfc="none", color="black",
+                  label=f"{label} {name}")
+    axes.set(xticks=shown, xlabel="axis", ylabel=quantity)
     axes.legend(fontsize="small")
 
 

@@ -46,10 +46,21 @@ def test_thickness_and_contact(tmp_path):
     found = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "labels.json")
     organ = found["classes"]["organ"]["thickness_mm"]
     assert 1 <= organ["p0"] <= organ["p50"] <= organ["p100"] <= 4 * 3
-    assert list(found["contact"]) == ["background|organ", "background|lesion", "organ|lesion"]
-    assert found["contact"]["organ|lesion"] == {"share_of_cases": 0.5, "area_mm2": dict.fromkeys(
+    contact = {tuple(c.pop("between")): c for c in found["contact"]}
+    assert list(contact) == [("background", "organ"), ("background", "lesion"), ("organ", "lesion")]
+    assert contact["organ", "lesion"] == {"share_of_cases": 0.5, "area_mm2": dict.fromkeys(
         ("p0", "p10", "p50", "p90", "p100"), pytest.approx(11.0))}  # three faces of 2, 3 and 6 mm^2
-    assert found["contact"]["background|organ"]["share_of_cases"] == 1
+    assert contact["background", "organ"]["share_of_cases"] == 1
+
+
+def test_thickness_is_measured_on_some_cases_only(tmp_path, monkeypatch):
+    cases = _cases(tmp_path)
+    found = [extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "all.json")["classes"]["organ"]]
+    monkeypatch.setattr("ldseg_auto.fingerprint.MAX_THICKNESS_CASES", 1)
+    found.append(extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "one.json")["classes"]["organ"])
+    thickness = [f.pop("thickness_mm") for f in found]
+    assert thickness[0] != thickness[1] and thickness[1]
+    assert found[0] == found[1]
 
 
 def test_every_case_weighs_the_same_in_the_thickness(tmp_path):
@@ -80,6 +91,7 @@ def test_regions_are_unions_and_the_ignore_label_is_no_class(tmp_path):
     cases["c"] = _write(tmp_path, "c", labels)
     found = extract_label_fingerprint(cases, dataset, SimpleITKIO, tmp_path / "labels.json")
     assert list(found["classes"]) == ["whole", "lesion"]
+    assert ["label 1", "lesion"] in [contact["between"] for contact in found["contact"]]
     assert found["classes"]["whole"]["volume_mm3"]["p100"] == 16 * 6
     assert found["classes"]["whole"]["share_of_cases"] == pytest.approx(2 / 3)
 

@@ -134,8 +134,9 @@ LOOKS_UP = {
 
 # attributes of nnU-Net's classes that we read
 ATTRIBUTES = {
-    f"{PLANS}:ConfigurationManager": "patch_size batch_size network_arch_class_name network_arch_init_kwargs "
-                                     "previous_stage_name",
+    f"{PLANS}:ConfigurationManager": "patch_size batch_size configuration data_identifier network_arch_init_kwargs",
+    PLANNER: "UNet_reference_val_2d UNet_reference_val_3d UNet_reference_val_corresp_bs_2d UNet_vram_target_GB "
+             "UNet_reference_val_corresp_bs_3d UNet_reference_val_corresp_GB",
     f"{PLANS}:PlansManager": "image_reader_writer_class plans dataset_name",
     "nnunetv2.utilities.label_handling.label_handling:LabelManager":
         "all_labels foreground_labels foreground_regions has_regions has_ignore_label ignore_label "
@@ -185,15 +186,31 @@ def test_the_version_is_one_that_we_ask_for():
 def test_parameters(name):
     expected = PARAMETERS[name].split()
     actual = [p for p in inspect.signature(find(name)).parameters if p != "self"]
-    # those we know come first and in this order, so that positions hold too
     missing = [p for p in expected if p not in actual]
     assert not missing, f"{name} has lost {missing}; it takes {actual}"
     assert [p for p in actual if p in expected] == expected, f"{name} takes {actual}, in another order than {expected}"
 
 
-@pytest.mark.parametrize("name", [n for n in PARAMETERS if ".__init__" in n and "ner" in n])
+@pytest.mark.parametrize("name", [f"{TRAINER}.__init__", f"{PREDICTOR}.__init__", f"{PLANNER}.__init__"])
 def test_constructors_that_we_override_have_nothing_new(name):
     assert [p for p in inspect.signature(find(name)).parameters if p != "self"] == PARAMETERS[name].split()
+
+
+@pytest.mark.parametrize("name", [f"{TRAINER}.build_network_architecture",
+                                  "nnunetv2.inference.export_prediction:export_prediction_from_logits",
+                                  "nnunetv2.ensembling.ensemble:merge_files"])
+def test_what_we_pass_by_position_comes_first(name):
+    expected = PARAMETERS[name].split()
+    assert [p for p in inspect.signature(find(name)).parameters if p != "self"][:len(expected)] == expected
+
+
+@pytest.mark.parametrize("size", ["M", "L", "XL"])
+def test_residual_planners_plan_blocks_per_stage(size):
+    planner = find("nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners:"
+                   f"nnUNetPlannerResEnc{size}")
+    assert issubclass(planner, find(PLANNER))
+    constants = [c for c in planner.get_plans_for_configuration.__code__.co_consts if isinstance(c, tuple)]
+    assert any("n_blocks_per_stage" in c for c in constants)
 
 
 @pytest.mark.parametrize("name", LOOKS_UP)

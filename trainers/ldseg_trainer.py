@@ -39,9 +39,9 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     """
 
     loss_weights = LossWeights()
-    share_at_last_timestep = 0.25  # of the training samples: there the estimate rests on the image alone
+    share_at_last_timestep = 0.25  # of the samples that are not recycled: the estimate rests on the image alone
     recycled_share = 0.5  # of the training samples: z_t holds the network's own estimate, as in sampling
-    recycled_timesteps = (0.4, 0.6)  # of those, as shares of T: around the second of two sampling steps
+    recycled_timesteps = (0.4, 0.6)  # of those, as shares of T: around the second of the plans' two sampling steps
     ema_decay = 0.999
     learning_rate = 3e-3
     adamw_weight_decay = 1e-2

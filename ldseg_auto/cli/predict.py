@@ -60,10 +60,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-npp", dest="num_processes_preprocessing", metavar="N", type=int,
-                        default=os.environ.get("nnUNet_npp", "3"),
+                        default=os.environ.get("nnUNet_npp") or "3",
                         help="processes for preprocessing (default: nnUNet_npp or 3; 0 with -nps 0: no others)")
     parser.add_argument("-nps", dest="num_processes_export", metavar="N", type=int,
-                        default=os.environ.get("nnUNet_nps", "3"),
+                        default=os.environ.get("nnUNet_nps") or "3",
                         help="processes for writing (default: nnUNet_nps or 3)")
     parser.add_argument("-num_parts", metavar="N", type=int, default=1,
                         help="commands that share the work (default: %(default)s)")

@@ -24,7 +24,7 @@ from ldseg_auto.folders import (
     trained_folds,
 )
 from ldseg_auto.headers import channels_in
-from ldseg_auto.inference.ensemble import average_members, is_member
+from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
 
 _NAMED = 5  # cases that an error message names
 
@@ -84,13 +84,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
                        {**options, "uncertainty": uncertainty})
     elif to_do:
-        members = {model: out / f"members_{part_id}" / model.name for model in models}
-        for model, member in members.items():
-            missing = {case: images for case, images in to_do.items()
-                       if not (continue_prediction and is_member(member / case))}
-            if missing:
-                _predict_cases(missing, member, model, models[model], True, processes, options)
-        average_members(list(members.values()), list(to_do), out, save_probabilities, uncertainty)
+        members = _predict_members(to_do, out / f"members_{part_id}", models, continue_prediction, processes, options)
+        average_members(members, list(to_do), out, save_probabilities, uncertainty, progress_bar)
     _require_written([file for case in mine for file in files[case]])
     return [files[case][0] for case in mine]
 
@@ -105,6 +100,21 @@ def _find_models(dataset: str, trainer_name: str, plans_name: str, configuration
         models[model] = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
         require_trained_folds(model, models[model], checkpoint_name)
     return models
+
+
+def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Path, list[Fold]], keep: bool,
+                     processes: tuple[int, int], options: dict[str, Any]) -> list[Path]:
+    """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`."""
+    sampler = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "use_mirroring", "samples",
+                                                "steps", "eta", "seed")}
+    source = next(iter(cases.values()))[0].resolve().parent
+    open_parts(folder, keep, {**sampler, "models": {str(model): folds for model, folds in models.items()},
+                              "images": source})
+    for model, folds in models.items():
+        missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case)}
+        if missing:
+            _predict_cases(missing, folder / model.name, model, folds, True, processes, options)
+    return [folder / model.name for model in models]
 
 
 def _predict_cases(cases: dict[str, list[Path]], out: Path, model: Path, folds: list[Fold], save_probabilities: bool,
@@ -209,7 +219,8 @@ def _files_of(case: Path, ending: str, save_probabilities: bool, uncertainty: bo
     """What a prediction writes, the segmentation first."""
     from ldseg_auto.inference.uncertainty import entropy_file
 
-    return [Path(f"{case}{ending}"), *[Path(f"{case}.npz")] * save_probabilities, *[entropy_file(case)] * uncertainty]
+    probabilities = [Path(f"{case}.npz"), Path(f"{case}.pkl")] if save_probabilities else []
+    return [Path(f"{case}{ending}"), *probabilities, *[entropy_file(case)] * uncertainty]
 
 
 def _require_other_folder(input_folder: Path, output_folder: Path) -> None:

@@ -67,21 +67,36 @@ def entropy_file(case: Path) -> Path:
 def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties: dict) -> None:
     """A map (z, y, x) >= 0 as a float32 NIfTI with the geometry that the reader found in the image.
 
-    Readers know how to write a segmentation back (orientation restored and all), but integers only: the map goes
-    through them in 65,536 levels. Images without geometry (PNG) get a NIfTI without it.
+    Readers know how to write a segmentation back (orientation restored and all), but small integers only: the map
+    goes through them in 65,536 levels, one byte after the other. Images without geometry (PNG) get a NIfTI without it.
     """
     if "sitk_stuff" not in properties and "nibabel_stuff" not in properties:
         sitk.WriteImage(sitk.GetImageFromArray(values[0] if len(values) == 1 else values), str(filename))
         return
     scale = float(values.max()) / _LEVELS or 1.0
+    levels = np.rint(values / scale).astype(np.uint16)
     temporary = filename.with_name(f"{filename.name.removesuffix('.nii.gz')}.part.nii.gz")
+    written = []
     try:
-        reader_writer.write_seg(np.rint(values / scale).astype(np.uint16), str(temporary), properties)
-        if "nibabel_stuff" in properties:
-            levels = nibabel.nifti1.Nifti1Image.from_filename(temporary)
-            data = np.asarray(levels.dataobj, dtype=np.float32) * np.float32(scale)
-            nibabel.save(nibabel.nifti1.Nifti1Image(data, levels.affine), filename)
-        else:
-            sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(temporary)), sitk.sitkFloat32) * scale, str(filename), True)
+        for byte in (levels >> 8, levels & 255):
+            reader_writer.write_seg(byte.astype(np.uint8), str(temporary), properties)
+            written.append(_read_back(temporary, "nibabel_stuff" in properties))
     finally:
         temporary.unlink(missing_ok=True)
+    (high, geometry), (low, _) = written
+    data = (256 * high.astype(np.float32) + low) * np.float32(scale)
+    if "nibabel_stuff" in properties:
+        nibabel.save(nibabel.nifti1.Nifti1Image(data, geometry), filename)
+    else:
+        image = sitk.GetImageFromArray(data)
+        image.CopyInformation(geometry)
+        sitk.WriteImage(image, str(filename), True)
+
+
+def _read_back(file: Path, with_nibabel: bool) -> tuple[np.ndarray, Any]:
+    """Values, and the affine or the image that holds the geometry."""
+    if with_nibabel:
+        image = nibabel.nifti1.Nifti1Image.from_filename(file)
+        return np.asarray(image.dataobj), image.affine
+    image = sitk.ReadImage(str(file))
+    return sitk.GetArrayFromImage(image), image

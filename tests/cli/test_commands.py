@@ -10,6 +10,7 @@ import pytest
 
 from ldseg_auto.cli import common, plan_and_preprocess, predict, train
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import entropy_file
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
@@ -187,6 +188,7 @@ class FakePredictor:
             Path(f"{output}.nii.gz").write_bytes(b"")
             if options["save_probabilities"]:
                 Path(f"{output}.npz").write_bytes(b"")
+                Path(f"{output}.pkl").write_bytes(b"")
             if self.options.get("uncertainty"):
                 entropy_file(Path(output)).parent.mkdir(exist_ok=True)
                 entropy_file(Path(output)).write_bytes(b"")
@@ -244,7 +246,23 @@ def test_several_configurations_are_predicted_with_all_and_then_averaged(predict
     assert all(made.files_options["save_probabilities"] for made in predictors)
     (members, cases, flags), = averaged
     assert members == [world["out"] / "members_0" / name for name in (second.name, world["model"].name)]
-    assert (cases, flags) == (["a", "b"], (False, False))
+    assert (cases, flags) == (["a", "b"], (False, False, True))
+
+
+def test_parts_of_an_ensemble_are_kept_only_where_they_fit(tmp_path):
+    for keep, options, kept in ((False, {"seed": 1}, False), (True, {"seed": 1}, True), (True, {"seed": 2}, False),
+                                (False, {"seed": 2}, False)):
+        folder = open_parts(tmp_path / "members_0", keep, options)
+        assert (folder / "part").exists() == kept
+        (folder / "part").touch()
+
+
+def test_an_empty_variable_is_no_number_of_processes(predictors, world, monkeypatch):
+    monkeypatch.setenv("nnUNet_npp", "")
+    monkeypatch.setenv("nnUNet_nps", "2")
+    assert _predict(world) == 0
+    assert (predictors[0].files_options["num_processes_preprocessing"],
+            predictors[0].files_options["num_processes_segmentation_export"]) == (3, 2)
 
 
 def test_continued_prediction_also_writes_what_an_earlier_one_did_not(predictors, world):

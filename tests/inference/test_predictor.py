@@ -191,6 +191,23 @@ def test_maps_of_nibabel_images_keep_a_sheared_affine(tmp_path):
         assert sorted(p.name for p in tmp_path.iterdir()) == ["image.nii.gz", "map.nii.gz"]
 
 
+def test_maps_keep_the_orientation_that_a_reader_changes(tmp_path):
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
+    values = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    image.SetOrigin((5.0, -6.0, 7.0))
+    image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, -1))
+    sitk.WriteImage(image, str(tmp_path / "image.nii.gz"))
+    for reader in (SimpleITKIO(), SimpleITKIOWithReorient()):
+        data, properties = reader.read_images([str(tmp_path / "image.nii.gz")])
+        write_map(data[0], tmp_path / "map.nii.gz", reader, properties)
+        written = sitk.ReadImage(str(tmp_path / "map.nii.gz"))
+        assert written.GetDirection() == pytest.approx(image.GetDirection())
+        assert written.GetSpacing() == pytest.approx(image.GetSpacing())
+        assert np.allclose(sitk.GetArrayFromImage(written), values, atol=1e-4)
+
+
 def test_maps_of_pictures_are_plain(tmp_path):
     values = np.random.default_rng(0).random((1, 5, 6)).astype(np.float32)
     write_map(values, tmp_path / "map.nii.gz", None, {"spacing": (999, 1, 1)})

@@ -211,3 +211,17 @@ def test_regions_may_overlap_and_are_masked_where_ignored(arch_kwargs):
     target = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1]], dtype=torch.bool)[None, :, None]  # two regions, ignore
     assert net.label_channels(target)[0, :, 0].tolist() == [[1, 1, 0], [1, 0, 0]]
     assert net(torch.zeros(1, 1, SIZE, SIZE)).shape == (1, 2, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("encoder", ["plain", "residual"])
+def test_the_image_encoder_starts_as_nnunets(arch_kwargs, encoder):
+    encoder_part = build(arch_kwargs(3, encoder=encoder, features_per_stage=[32] * 4)).image_encoder
+    convolutions = [m for m in encoder_part.modules() if isinstance(m, nn.Conv3d) and m.in_channels == 32
+                    and m.kernel_size == (3, 3, 3)]
+    assert convolutions
+    for convolution in convolutions:
+        assert convolution.weight.std().item() == pytest.approx((2 / (27 * 32)) ** 0.5, rel=0.05)
+        assert not convolution.bias.any()
+    if encoder == "residual":
+        blocks = [block for stage in encoder_part.encoder.stages for block in stage.blocks]
+        assert all(not block.conv2.norm.weight.any() for block in blocks), "each starts as its shortcut"

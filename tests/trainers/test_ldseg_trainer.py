@@ -165,6 +165,20 @@ def test_the_start_of_the_code_can_be_switched(in_small_world):
     assert started == {True: True, False: False}
 
 
+@pytest.mark.parametrize(("steps", "calls"), [(1, 1), (3, 3), (None, 2)])
+def test_epochs_are_validated_with_these_steps(in_small_world, steps, calls):
+    trainer = make_trainer(in_small_world, epoch_validation_steps=steps)
+    trainer.initialize()
+    trainer._signs = object()  # measured already
+    counted = []
+    trainer.unwrapped_network.denoiser.register_forward_hook(lambda *_: counted.append(1))
+    data = torch.zeros(1, 1, *trainer.configuration_manager.patch_size)
+    with torch.no_grad():
+        trainer.network.eval()
+        trainer.validation_step({"data": data, "target": data})
+    assert len(counted) == calls
+
+
 def test_variants_change_the_length(in_small_world):
     plans = load_json(str(in_small_world["preprocessed"] / "LDSegPlans.json"))
     dataset_json = load_json(str(in_small_world["preprocessed"] / "dataset.json"))
