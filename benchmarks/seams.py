@@ -3,8 +3,9 @@
     python benchmarks/seams.py DATASET --fold 0
 
 Needs nnU-Net's three environment variables and a trained fold of LDSegTrainer (3d_fullres). The volume is a mosaic of
-the fold's validation cases at target spacing. It is predicted twice, the second time shifted by half the tiles'
-distance, so that what lies on a seam once lies inside a tile the other time. Three ways: nnU-Net's distance of half a
+the fold's validation cases at target spacing. It is predicted twice, the second time shifted by about half the tiles'
+distance; only voxels that lie on a seam in one of the two predictions and inside a tile in the other are counted, so
+that both places have the same anatomy. Three ways: nnU-Net's distance of half a
 tile, tiles that hardly overlap, and half a tile with noise that tiles do not share. No mirroring. Prints a table and
 writes benchmarks/results/seams_*.json.
 """
@@ -32,33 +33,27 @@ from ldseg_auto.inference.tiling import padded_shape, tiles
 
 HERE = Path(__file__).resolve().parent
 _NEAR = 2  # voxels from a tile's face
-_PER_AXIS = 3  # cases along each axis of the mosaic
 
 
-def mosaic(dataset: str, fold: int, identifier: str, shift: list[int]) -> tuple[torch.Tensor, np.ndarray]:
-    """Validation cases side by side: image (1, z, y, x) and labels (z, y, x), with `shift` empty voxels before them."""
+def mosaic(dataset: str, fold: int, identifier: str, per_axis: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Validation cases side by side, `per_axis` along each axis: image (1, z, y, x) and labels (z, y, x)."""
     folder = Path(os.environ["nnUNet_preprocessed"]) / dataset
-    cases = json.loads((folder / "splits_final.json").read_text())[fold]["val"][:_PER_AXIS ** 3]
-    if len(cases) < _PER_AXIS ** 3:
-        raise SystemExit(f"Fold {fold} of {dataset} has {len(cases)} validation cases; {_PER_AXIS ** 3} are needed.")
+    cases = json.loads((folder / "splits_final.json").read_text())[fold]["val"][:per_axis ** 3]
+    if len(cases) < per_axis ** 3:
+        raise SystemExit(f"Fold {fold} of {dataset} has {len(cases)} validation cases; {per_axis ** 3} are needed.")
     data = nnUNetDatasetBlosc2(str(folder / identifier), cases)
     loaded = [data.load_case(case)[:2] for case in cases]
     block = np.median([segmentation.shape[1:] for _, segmentation in loaded], axis=0).astype(int)
 
-    def fitted(array: np.ndarray, fill: float) -> np.ndarray:
-        start = [(n - b) // 2 for n, b in zip(array.shape[1:], block, strict=True)]
-        return crop_and_pad_nd(array[:], [[a, a + b] for a, b in zip(start, block, strict=True)], fill)
+    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+        grid = np.empty([per_axis] * 3, dtype=object)
+        for index, array in enumerate(arrays):
+            start = [(n - b) // 2 for n, b in zip(array.shape[1:], block, strict=True)]
+            grid.flat[index] = crop_and_pad_nd(array[:], [[a, a + b] for a, b in zip(start, block, strict=True)], 0)
+        return np.block(grid.tolist())
 
-    def joined(blocks: list[np.ndarray]) -> np.ndarray:
-        grid = np.empty([_PER_AXIS] * 3, dtype=object)
-        for index, values in enumerate(blocks):
-            grid.flat[index] = values
-        whole = np.block(grid.tolist())
-        return np.pad(whole, [(0, 0), *((s, 0) for s in shift)])
-
-    image = joined([fitted(image, 0) for image, _ in loaded])
-    labels = joined([fitted(segmentation, 0) for _, segmentation in loaded])
-    return torch.from_numpy(image).float(), np.maximum(labels[0], 0)
+    labels = joined([segmentation for _, segmentation in loaded])
+    return torch.from_numpy(joined([image for image, _ in loaded])).float(), np.maximum(labels[0], 0)
 
 
 def near_faces(shape: tuple[int, ...], patch: list[int], stride: tuple[int, ...], step_size: float) -> np.ndarray:
@@ -83,24 +78,28 @@ def counts(prediction: np.ndarray, labels: np.ndarray, where: np.ndarray) -> np.
                       np.sum((labels == c)[where])] for c in range(1, labels.max() + 1)])
 
 
-def measure(predictor: LDSegPredictor, dataset: str, fold: int, share_noise: bool) -> dict:
-    """Dice on seams and inside, both shifts pooled."""
-    plans, patch = predictor.configuration_manager, predictor.configuration_manager.patch_size
-    stride = predictor.network.config.latent_stride
+def measure(predictor: LDSegPredictor, image: torch.Tensor, labels: np.ndarray, fold: int, share_noise: bool) -> dict:
+    """Dice on seams and inside tiles, of the same voxels."""
+    patch, stride = predictor.configuration_manager.patch_size, predictor.network.config.latent_stride
     half = [int(p * predictor.tile_step_size / 2) // s * s for p, s in zip(patch, stride, strict=True)]
-    pooled = {"seam": 0, "inside": 0}
     started = monotonic()
 
     def unshared(seed, key, channels, start, size, slice_index=None):
         return noise_tile(seed + hash(tuple(start)) % 2 ** 32, key, channels, start, size, slice_index)
 
+    predictions, near = [], []
     for shift in ([0, 0, 0], half):
-        image, labels = mosaic(dataset, fold, plans.data_identifier, shift)
+        shifted = np.pad(image.numpy(), [(0, 0), *((s, 0) for s in shift)])
         with bound(predictor_module, noise_tile=noise_tile if share_noise else unshared):
-            prediction = predictor.mean_probabilities(image, fold).argmax(0).numpy()
-        near = near_faces(labels.shape, patch, stride, predictor.tile_step_size)
-        pooled["seam"] = pooled["seam"] + counts(prediction, labels, near)
-        pooled["inside"] = pooled["inside"] + counts(prediction, labels, ~near)
+            predicted = predictor.mean_probabilities(torch.from_numpy(shifted), fold).argmax(0).numpy()
+        back = tuple(slice(s, None) for s in shift)
+        predictions.append(predicted[back])
+        near.append(near_faces(predicted.shape, patch, stride, predictor.tile_step_size)[back])
+    pooled = {"seam": np.zeros(()), "inside": np.zeros(())}
+    for first, second in ((0, 1), (1, 0)):
+        where = near[first] & ~near[second]
+        pooled["seam"] = pooled["seam"] + counts(predictions[first], labels, where)
+        pooled["inside"] = pooled["inside"] + counts(predictions[second], labels, where)
     result = {f"dice_{place}": (2 * c[:, 0] / (c[:, 1] + c[:, 2])).tolist() for place, c in pooled.items()}
     return result | {"shape": list(labels.shape), "patch": list(patch), "seconds": monotonic() - started}
 
@@ -110,6 +109,7 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--per_axis", type=int, default=3, help="cases along each axis of the mosaic")
     arguments = parser.parse_args()
     dataset = find_dataset(arguments.dataset)
     results = {}
@@ -119,11 +119,13 @@ def main() -> None:
         predictor.initialize_from_trained_model_folder(
             str(model_folder(dataset, "LDSegTrainer", "LDSegPlans", "3d_fullres")), [arguments.fold])
         predictor.network.load_state_dict(predictor.list_of_parameters[0])
-        results[name] = measure(predictor, dataset, arguments.fold, share)
+        identifier = predictor.configuration_manager.data_identifier
+        image, labels = mosaic(dataset, arguments.fold, identifier, arguments.per_axis)
+        results[name] = measure(predictor, image, labels, arguments.fold, share)
         seam, inside = (" ".join(f"{d:.4f}" for d in results[name][f"dice_{p}"]) for p in ("seam", "inside"))
         print(f"| {name} | {seam} | {inside} | {results[name]['seconds']:.0f} |", flush=True)
     record = {"date": date.today().isoformat(), "dataset": dataset, "fold": arguments.fold,
-              "samples": arguments.samples, "results": results}
+              "samples": arguments.samples, "per_axis": arguments.per_axis, "results": results}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"seams_{dataset}_{record['date']}.json").write_text(json.dumps(record, indent=2))
 

@@ -96,7 +96,7 @@ def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties
 def _read_back(file: Path, with_nibabel: bool) -> tuple[np.ndarray, Any]:
     """Values, and the affine or the image that holds the geometry."""
     if with_nibabel:
-        image = nibabel.nifti1.Nifti1Image.from_filename(file)
-        return np.asarray(image.dataobj), image.affine
+        loaded = nibabel.nifti1.Nifti1Image.from_filename(file)
+        return np.asarray(loaded.dataobj), loaded.affine
     image = sitk.ReadImage(str(file))
     return sitk.GetArrayFromImage(image), image

@@ -43,7 +43,7 @@ class ImageEncoder(nn.Module):
                               initial_stride=1, **shared) for s in coarse_to_fine)
         # as nnU-Net starts its networks (measured: benchmarks/RESULTS.md)
         self.apply(InitWeights_He(1e-2))
-        if config.encoder == "residual" and config.norm_op is not None:
+        if config.encoder == "residual" and (config.norm_op_kwargs or {}).get("affine"):
             self.apply(init_last_bn_before_add_to_0)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
