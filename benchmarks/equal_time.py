@@ -86,7 +86,8 @@ def write(arguments: argparse.Namespace, results: list[dict]) -> None:
     (HERE / "results").mkdir(exist_ok=True)
     record = {"date": date.today().isoformat(), "machine": platform.processor() or platform.machine(),
               "torch": torch.__version__, "arguments": vars(arguments), "results": results}
-    name = f"equal_time_{arguments.dataset}_{arguments.minutes:g}min_{record['date']}.json"
+    sides = "_".join(result["side"] for result in results)
+    name = f"equal_time_{arguments.dataset}_{arguments.minutes:g}min_{sides}_{record['date']}.json"
     (HERE / "results" / name).write_text(json.dumps(record, indent=2))
     last = results[-1]
     classes = " ".join(f"{value:.3f}" for value in last["dice_per_class"].values())
