@@ -1,9 +1,11 @@
 """Tests share nothing with the user's nnU-Net folders and start no more processes than they need."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Read by nnU-Net when it is imported: before any test module imports it.
 os.environ["nnUNet_n_proc_DA"] = "0"
@@ -32,29 +34,40 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A data set of ten tiny volumes, planned and preprocessed (3d_fullres and 2d) and fold 0 of each trained for one
     short epoch by the real commands' functions: the folders, `images` of two unseen cases and the model folders.
 
-    The environment variables point there until the session ends; tests that need others set their own.
+    Built once; every worker of pytest-xdist gets a copy of its own, so that tests may write into it.
     """
-    root = tmp_path_factory.mktemp("small_world")
+    base = tmp_path_factory.getbasetemp()
+    built = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small_world"
+    with FileLock(f"{built}.lock"):
+        if not (built / "complete").exists():
+            shutil.rmtree(built, ignore_errors=True)
+            build_small_world(built)
+            (built / "complete").touch()
+    root = Path(shutil.copytree(built, tmp_path_factory.mktemp("world") / "small_world"))
     folders = {variable: root / variable for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    models = folders["nnUNet_results"] / SMALL_DATASET
+    return {**folders, "images": folders["nnUNet_raw"] / SMALL_DATASET / "imagesTs",
+            "preprocessed": folders["nnUNet_preprocessed"] / SMALL_DATASET,
+            "model": models / "LDSegTrainer__LDSegPlans__3d_fullres",
+            "model_2d": models / "LDSegTrainer__LDSegPlans__2d"}
+
+
+def build_small_world(root: Path) -> None:
+    """nnU-Net's three folders below `root`, filled."""
     with pytest.MonkeyPatch.context() as patch:
-        for variable, folder in folders.items():
-            folder.mkdir()
-            patch.setenv(variable, str(folder))
-        images = write_small_dataset(folders["nnUNet_raw"] / SMALL_DATASET)
+        for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / variable).mkdir(parents=True)
+            patch.setenv(variable, str(root / variable))
+        write_small_dataset(root / "nnUNet_raw" / SMALL_DATASET)
         from ldseg_auto.planners.api import plan_and_preprocess
+        from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
         from ldseg_auto.trainers.run import train_folds
 
         plan_and_preprocess([7], num_processes=1, num_processes_fingerprint=1)
-        from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
-
-        models = {}
         for configuration in ("3d_fullres", "2d"):
             patch.setattr(LDSegTrainer, "validation_mirroring", configuration == "3d_fullres")  # 2d is quicker without
-            fold = train_folds("7", ["0"], configuration, device="cpu", epochs=1, iterations_per_epoch=2, seed=0,
-                               save_probabilities=True)[0]
-            models[configuration] = fold.parent
-    return {**folders, "images": images, "preprocessed": folders["nnUNet_preprocessed"] / SMALL_DATASET,
-            "model": models["3d_fullres"], "model_2d": models["2d"]}
+            train_folds("7", ["0"], configuration, device="cpu", epochs=1, iterations_per_epoch=2, seed=0,
+                        save_probabilities=True)
 
 
 @pytest.fixture
@@ -70,8 +83,8 @@ SMALL_DATASET = "Dataset007_Small"
 _SHAPES = [(14, 18, 16)] * 10 + [(14, 40, 16), (5, 18, 30)]
 
 
-def write_small_dataset(folder: Path) -> Path:
-    """Ten training cases, and two oblique, flipped and anisotropic ones whose folder is returned."""
+def write_small_dataset(folder: Path) -> None:
+    """Ten training cases, and below imagesTs two oblique, flipped and anisotropic ones."""
     import json
 
     import numpy as np
@@ -101,4 +114,3 @@ def write_small_dataset(folder: Path) -> Path:
     (folder / "dataset.json").write_text(json.dumps({
         "channel_names": {"0": "MRI"}, "labels": {"background": 0, "shell": 1, "core": 2}, "numTraining": 10,
         "file_ending": ".nii.gz"}))
-    return folder / "imagesTs"

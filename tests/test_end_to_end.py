@@ -103,11 +103,11 @@ def test_an_interrupted_ensemble_goes_on_where_it_was(in_small_world, tmp_path, 
 def test_continue_prediction_leaves_what_is_there(in_small_world, tmp_path):
     out = tmp_path / "out"
     call = ["-i", str(in_small_world["images"]), "-o", str(out), "-d", "7", "-c", "3d_fullres", "--samples", "1",
-            "--disable_tta", *ONE_PROCESS]
-    assert predict.main(call) == 0
+            "--disable_tta"]
+    assert predict.main([*call, *ALONE]) == 0
     before = (out / "case_10.nii.gz").stat().st_mtime_ns
     (out / "case_11.nii.gz").unlink()
-    assert predict.main([*call, "--continue_prediction"]) == 0
+    assert predict.main([*call, "--continue_prediction", *ONE_PROCESS]) == 0
     assert (out / "case_10.nii.gz").stat().st_mtime_ns == before
     assert (out / "case_11.nii.gz").is_file()
 
