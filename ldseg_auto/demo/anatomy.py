@@ -98,7 +98,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     host = lobes[int(rng.integers(2))]
     towards = rng.normal(0, 1, 3)
     towards /= np.linalg.norm(towards)
-    lesion = Ellipsoid(host.centre_mm + towards * rng.uniform(0, 3), rng.uniform(4.4, 6.8) * rng.uniform(0.85, 1.15, 3),
+    lesion = Ellipsoid(host.centre_mm + towards * rng.uniform(0, 3), rng.uniform(5.4, 7.6) * rng.uniform(0.85, 1.15, 3),
                        rotation(rng.normal(0, 1, 3)))
     # behind the organ and touching it
     vessel = Tube(offset_mm=centre[:2] + np.array([rng.normal(0, 2), 12 * size + rng.normal(0, 1)]),
