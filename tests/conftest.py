@@ -1,7 +1,10 @@
 """Tests share nothing with the user's nnU-Net folders and start no more processes than they need."""
 
+import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,39 @@ def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         folders[variable].mkdir()
         monkeypatch.setenv(variable, str(folders[variable]))
     return folders
+
+
+class _ThreadContext:
+    """multiprocessing's context, with threads in its pools."""
+
+    Pool = ThreadPool
+
+    def __init__(self, method: str | None = None):
+        self._context = _GET_CONTEXT(method)
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+
+_GET_CONTEXT = multiprocessing.get_context
+
+
+@pytest.fixture(autouse=True)
+def threads_for_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's pools work in threads, because a spawned process imports torch first, which takes longer than the
+    work; not so in tests marked `processes` and on real data."""
+    if not any(request.node.get_closest_marker(name) for name in ("processes", "slow")):
+        _use_threads(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def use_threads() -> Callable[[pytest.MonkeyPatch], None]:
+    """The same for fixtures that several tests share."""
+    return _use_threads
+
+
+def _use_threads(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(multiprocessing, "get_context", _ThreadContext)
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +94,7 @@ def build_small_world(root: Path) -> None:
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (root / variable).mkdir(parents=True)
             patch.setenv(variable, str(root / variable))
+        _use_threads(patch)
         write_small_dataset(root / "nnUNet_raw" / SMALL_DATASET)
         from ldseg_auto.planners.api import plan_and_preprocess
         from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer

@@ -100,6 +100,7 @@ def test_an_interrupted_ensemble_goes_on_where_it_was(in_small_world, tmp_path, 
     assert sorted(p.name for p in tmp_path.glob("*.nii.gz")) == ["case_10.nii.gz", "case_11.nii.gz"]
 
 
+@pytest.mark.processes
 def test_continue_prediction_leaves_what_is_there(in_small_world, tmp_path):
     out = tmp_path / "out"
     call = ["-i", str(in_small_world["images"]), "-o", str(out), "-d", "7", "-c", "3d_fullres", "--samples", "1",
@@ -112,10 +113,8 @@ def test_continue_prediction_leaves_what_is_there(in_small_world, tmp_path):
     assert (out / "case_11.nii.gz").is_file()
 
 
-def test_rgb_pictures(nnunet_folders, tmp_path, monkeypatch):
-    """2D, three channels in one PNG: plan, train, predict, map. Validation has its own tests."""
-    from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
-    monkeypatch.setattr(LDSegTrainer, "perform_actual_validation", lambda self, save_probabilities: None)
+def test_rgb_pictures(nnunet_folders, tmp_path):
+    """2D, three channels in one PNG: plan, train, predict, map."""
     from ldseg_auto.demo.phantom import write_dataset
     dataset = write_dataset(nnunet_folders["nnUNet_raw"], 8, "Pictures", num_train=5, num_test=1, seed=0,
                             dims="2d_rgb")

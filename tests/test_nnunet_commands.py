@@ -43,7 +43,7 @@ def call(command: str, *arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(small_world, tmp_path_factory):
+def shared(small_world, tmp_path_factory, use_threads):
     """Copies of the small world's folders, in which nnU-Net also plans, preprocesses and trains a U-Net."""
     root = tmp_path_factory.mktemp("shared")
     folders = {"nnUNet_raw": small_world["nnUNet_raw"]}
@@ -54,6 +54,7 @@ def shared(small_world, tmp_path_factory):
     folders |= {"images": small_world["images"], "results": folders["nnUNet_results"] / DATASET,
                 "nnUNet_extTrainer": os.pathsep.join([str(root / "trainers"), nnunet_ext.FOLDER])}
     with pytest.MonkeyPatch.context() as patch:
+        use_threads(patch)
         set_environment(patch, folders)
         patch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner needs one
         call("nnUNetv2_plan_experiment", "-d", "7")
@@ -76,10 +77,11 @@ def world(shared, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def predicted(shared, tmp_path_factory):
+def predicted(shared, tmp_path_factory, use_threads):
     """The unseen cases by `nnUNetv2_predict`: our model and nnU-Net's, with probabilities."""
     out = {"ours": tmp_path_factory.mktemp("ours"), "stock": tmp_path_factory.mktemp("stock")}
     with pytest.MonkeyPatch.context() as patch:
+        use_threads(patch)
         set_environment(patch, shared)
         for name, model in (("ours", OURS), ("stock", ["-tr", "nnUNetTrainerShort"])):
             call("nnUNetv2_predict", "-i", shared["images"], "-o", out[name], "-d", "7", "-c", "3d_fullres", "-f", "0",
@@ -97,7 +99,7 @@ def same_geometry(a: Path, b: Path) -> bool:
                                               ("GetSpacing", "GetOrigin", "GetDirection"))
 
 
-@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+@pytest.mark.parametrize("configuration", ["3d_fullres", pytest.param("2d", marks=pytest.mark.processes)])
 def test_train(world, configuration, monkeypatch):
     monkeypatch.setattr(LDSegTrainer, "validation_mirroring", False)  # four to eight times as quick
     call("nnUNetv2_train", "7", configuration, "1", "-tr", "LDSegTrainer_5iterations", "-p", "LDSegPlans", "--npz",
