@@ -15,6 +15,21 @@ STANDARDISATIONS = ("tracked", "sample")
 OUTPUTS = ("softmax", "sigmoid")
 ENCODERS = ("plain", "residual")
 
+FORMAT_KEY = "ldseg_plans_format"
+PLANS_FORMAT = 2  # of what the planner writes; 1 did not say so
+
+
+def require_known_format(plans: Mapping[str, Any]) -> None:
+    """Older plans are read: what they do not name has the value that was meant then.
+
+    Raises:
+        LDSegError: the plans are newer than this version.
+    """
+    written = plans.get(FORMAT_KEY, 1)
+    if written > PLANS_FORMAT:
+        raise LDSegError(f"The plans have format {written}, this version reads up to {PLANS_FORMAT}.",
+                         "Install a newer ldseg_auto, or plan again under another name (-overwrite_plans_name).")
+
 
 @dataclass(frozen=True)
 class LDSegConfig:
@@ -105,7 +120,8 @@ class LDSegConfig:
         unknown = sorted(set(arch_kwargs) - known)
         if unknown:
             raise LDSegError(f"Unknown keys in the plans' arch_kwargs: {', '.join(unknown)}.",
-                             "Plan again with this version: ldseg_plan_and_preprocess -d DATASET_ID.")
+                             "They were written by another version: install that one, or plan and train again with this "
+                             "one.")
         try:
             return cls(**{name: _as_tuple(value) for name, value in arch_kwargs.items()})
         except TypeError as error:

@@ -22,11 +22,12 @@ from ldseg_auto.errors import LDSegError
 from ldseg_auto.label_shape import contact_areas_mm2, local_thickness_mm
 
 FILE_NAME = "label_fingerprint.json"
-FORMAT = 2  # of the file; another one is written anew
+FORMAT = 3  # of the file; another one is written anew
 PERCENTILES = (0, 10, 50, 90, 100)
 MAX_THICKNESS_VOXELS = 300_000  # of a window around each structure: the distance transform takes most of the time
 MAX_THICKNESS_CASES = 20
 THICKNESS_VALUES = 200  # kept of a case and class
+EXAMPLES = 3  # cases named for each class
 _POOL_START_SECONDS = 10
 _LISTED_VALUES = 5  # of the wrong values in a file
 
@@ -67,7 +68,8 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
         `labels` found, `num_cases`; per class under `classes`: `label_values`, `share_of_cases`, percentiles of
         `volume_mm3`, of `components` and of `thickness_mm` (see `local_thickness_mm`, every case weighing the same)
         where present, thickness on up to 20 cases; under `contact`, for each two labels that touch: `between`,
-        `share_of_cases` and percentiles of `area_mm2`. In 2D a slice counts as 1 mm thick.
+        `share_of_cases` and percentiles of `area_mm2`; `example_cases` name up to three cases that hold the class. In
+        2D a slice counts as 1 mm thick.
 
     Raises:
         LDSegError: some files cannot be read or hold values that are no label; all of them are named.
@@ -144,6 +146,12 @@ def _describe_group(volume: np.ndarray, group: Sequence[int], boxes: Sequence[An
     thickness = np.zeros(0)
     if rng is not None:
         thickness = local_thickness_mm(mask[_window(mask, rng)], spacing_mm)
+        if not len(thickness):  # thicker than the window: then it can be seen from further away, too
+            steps = [-(-edge // wanted) for edge, wanted in
+                     zip(mask.shape, _edges_within(mask.shape, MAX_THICKNESS_VOXELS), strict=True)]
+            coarse = mask[tuple(slice(None, None, step) for step in steps)]
+            thickness = local_thickness_mm(np.pad(coarse, 1), [s * step for s, step in
+                                                               zip(spacing_mm, steps, strict=True)])
         if len(thickness) > THICKNESS_VALUES:
             thickness = rng.choice(thickness, THICKNESS_VALUES, replace=False)
     components = int(ndimage.label(mask, np.ones((3,) * mask.ndim))[1])
@@ -216,6 +224,7 @@ def _summary(results: Sequence[CaseLabels], groups: Mapping[str, tuple[int, ...]
         classes[name] = {
             "label_values": list(values),
             "share_of_cases": len(present) / len(results),
+            "example_cases": [r.case for r in present[:EXAMPLES]],
             "volume_mm3": _percentiles([r.volumes_mm3[index] for r in present]),
             "components": _percentiles([r.components[index] for r in present]),
             "thickness_mm": _percentiles_of_all([r.thickness_mm[index] for r in present]),

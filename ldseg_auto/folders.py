@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldseg_auto.config import require_known_format
 from ldseg_auto.errors import LDSegError
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
@@ -98,7 +99,9 @@ def load_plans(dataset: str, plans_name: str = DEFAULT_PLANS) -> dict[str, Any]:
         existing = f" (there are: {', '.join(others)})" if others else ""
         raise LDSegError(f"{dataset} has no plans named {plans_name}{existing}.",
                          f"Plan first: ldseg_plan_and_preprocess -d {dataset_id(dataset)}{_as_planned(plans_name)}")
-    return read_json(path)
+    plans = read_json(path)
+    require_known_format(plans)
+    return plans
 
 
 def _as_planned(plans_name: str) -> str:

@@ -10,21 +10,28 @@ from itertools import product
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 # Slope of the distance to the border: 1 on the way away from it, 0 along the ridge of a tube, sin(angle) along that of
-# a cone; a corner of a voxel grid is no ridge (1 / sqrt(3)).
-_STEEP = 0.55
+# a cone.
+_STEEP = 0.4
+_MAX_RIDGE_VOXELS = 4000  # more are drawn from: a few seconds for all cases of a data set
 
 
 def local_thickness_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Thickness along the ridge of the distance transform: of a tube its diameter, of a sheet its height.
+
+    At each voxel of the ridge, the diameter of the largest ball inside the structure that holds it (Hildebrand and
+    Rueegsegger, J Microsc 185:67, 1997): the distance to the border falls beside the ridge's middle, but that is no
+    thinner place.
 
     Args:
         mask: bool. What lies outside the array counts as unknown: a structure that the array cuts off is measured
             only where its nearest border is inside.
 
     Returns:
-        One value per ridge voxel, right to within a voxel; empty where nothing can be measured.
+        One value per ridge voxel, right to within about a voxel (structures an even number of voxels thick come out
+        one thinner); empty where nothing can be measured.
     """
     if not mask.any() or mask.all():
         return np.zeros(0)
@@ -33,12 +40,26 @@ def local_thickness_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndar
     ridge = np.argwhere(_is_ridge(distance, mask, spacing))
     if not len(ridge):
         return np.zeros(0)
+    if len(ridge) > _MAX_RIDGE_VOXELS:
+        ridge = np.random.default_rng(0).permutation(ridge)[:_MAX_RIDGE_VOXELS]
     at = tuple(ridge.T)
     inside = _distance_to_edge(ridge, mask.shape, spacing) >= distance[at]
     to_border = np.abs(np.stack([axis[at] for axis in nearest], axis=1) - ridge) * spacing
-    # the border runs between two voxels' centres: half a voxel, along the way to it, is not the structure's
-    half_voxels = (to_border / distance[at][:, None] * spacing).sum(axis=1)
-    return (2 * distance[at] - half_voxels)[inside]
+    # the border runs between two voxels that share a face: half of that step, along the way to it, is not the structure
+    half_voxels = (to_border / distance[at][:, None] * spacing).max(axis=1)
+    ball = _largest_ball(ridge * spacing, distance[at])
+    return (2 * distance[at] - half_voxels)[ball][inside[ball]]
+
+
+def _largest_ball(centres_mm: np.ndarray, radii_mm: np.ndarray) -> np.ndarray:
+    """For each centre the index of the largest of the balls that it lies in."""
+    tree = cKDTree(centres_mm)
+    ball = np.full(len(radii_mm), -1)
+    for index in np.argsort(-radii_mm, kind="stable"):
+        if ball[index] < 0:
+            within = np.array(tree.query_ball_point(centres_mm[index], radii_mm[index]))
+            ball[within[ball[within] < 0]] = index
+    return ball
 
 
 def _is_ridge(distance: np.ndarray, mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:

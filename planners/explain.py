@@ -37,9 +37,11 @@ def describe_configuration(plan: Mapping[str, Any]) -> list[str]:
         f"class at least {latent['target_worst']:g}; measured on {latent['label_maps']} label maps).",
         f"Denoiser: widths {_times(denoiser['features'])}, {denoiser['share_of_image_encoder']:.0%} of the image "
         f"encoder's multiply-adds per call (limit {denoiser['limit']:.0%}): {denoiser['reason']}.",
-        f"Memory: about {memory['estimate_gb']:.2g} of {memory['target_gb']:g} GB in training; "
-        f"{memory['elements_per_sample'] / 1e6:.1f} million feature-map values per sample ({parts}; the label decoder "
-        "runs twice).",
+        f"Memory: about {memory['estimate_gb']:.2g} of {memory['target_gb']:g} GB in training, "
+        f"{memory['training_tensors_gb']:.2g} GB of it tensors; a tile's prediction needs "
+        f"{memory['prediction_tensors_gb']:.2g} GB of tensors; {memory['parameters'] / 1e6:.1f} million parameters. "
+        f"Feature-map values per sample, in millions: {parts} (the label decoder runs twice).",
+        *(f"WARNING: {warning}" for warning in latent.get("warnings", ())),
     ]
 
 

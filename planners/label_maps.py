@@ -18,6 +18,8 @@ from tqdm import tqdm
 
 IGNORED = -1
 MAX_CASES = 20
+MIN_CASES = 5  # however large
+MAX_READ_VOXELS = 1_500_000_000  # of all cases together: files of this size take about a minute to read
 MAX_NATIVE_VOXELS = 4_000_000  # kept of a case
 MAX_VOXELS = 1_000_000  # of a case at the configuration's spacing
 MAX_SLICES = 16  # of a case, 2D
@@ -29,10 +31,12 @@ Resample = Callable[[np.ndarray, Sequence[int], Sequence[float], Sequence[float]
 class NativeLabels(NamedTuple):
     labels: np.ndarray  # (z, y, x) after the transpose: class index or IGNORED
     spacing_mm: tuple[float, ...]
+    focus: tuple[int, ...] = ()  # class indices that a window is laid around, where they occur
 
 
 class LabelMaps:
-    """Label maps of up to `MAX_CASES` training cases with foreground, spread evenly over the sorted identifiers.
+    """Label maps of up to `MAX_CASES` training cases with foreground, spread evenly over the sorted identifiers, fewer
+    where they are very large.
 
     Args:
         cases: identifier -> {"label": file, ...}, as nnU-Net lists them.
@@ -40,21 +44,30 @@ class LabelMaps:
         labels: label values in the order of their class index; every other value is ignored.
         transpose_forward: nnU-Net's order of axes.
         seed: of the windows' positions.
+        must_hold: identifier -> class indices for which this case is read in any event, and its window laid around
+            them; for rare classes.
     """
 
     def __init__(self, cases: Mapping[str, Mapping[str, Any]], reader_class: type[BaseReaderWriter],
-                 labels: Sequence[int], transpose_forward: Sequence[int], seed: int = 0):
+                 labels: Sequence[int], transpose_forward: Sequence[int],
+                 seed: int = 0, must_hold: Mapping[str, Sequence[int]] | None = None):
         self._rng = np.random.default_rng(seed)
         self._read: list[NativeLabels] = []
-        wanted = min(MAX_CASES, len(cases))
+        must_hold = must_hold or {}
+        wanted = max(min(MAX_CASES, len(cases)), len(must_hold))
+        order = list(dict.fromkeys([*sorted(must_hold), *spread_evenly(sorted(cases), wanted)]))
+        voxels = 0
         with tqdm(total=wanted, desc="Label maps for the latent") as progress:
-            for name in spread_evenly(sorted(cases), wanted):
+            for name in order:
                 native = read_labels(cases[name]["label"], reader_class, labels, transpose_forward)
+                voxels += native.labels.size
                 if (native.labels > 0).any():
-                    box = self._crop(native.labels, MAX_NATIVE_VOXELS)
-                    self._read.append(NativeLabels(native.labels[box].copy(), native.spacing_mm))
+                    focus = tuple(must_hold.get(name, ()))
+                    box = self._crop(native.labels, MAX_NATIVE_VOXELS, focus)
+                    self._read.append(NativeLabels(native.labels[box].copy(), native.spacing_mm, focus))
                     progress.update()
-                if len(self._read) == wanted:
+                enough = max(len(must_hold), MIN_CASES if voxels > MAX_READ_VOXELS else wanted)
+                if len(self._read) >= enough:
                     break
 
     def __len__(self) -> int:
@@ -78,26 +91,28 @@ class LabelMaps:
                 target = [native.spacing_mm[0], *target]
                 labels = _slices_with_foreground(labels)
             growth = prod(old / new for old, new in zip(native.spacing_mm, target, strict=True))
-            labels = labels[self._window(labels, max(1, int(MAX_VOXELS / growth)))]
+            labels = labels[self._window(labels, max(1, int(MAX_VOXELS / growth)), native.focus)]
             shape = np.maximum(1, compute_new_shape(labels.shape, native.spacing_mm, target))
             resampled = resample(labels[None], shape, native.spacing_mm, target)[0].astype(np.int16)
             maps.extend(resampled if len(spacing_mm) == 2 else [resampled])
         return maps
 
-    def _crop(self, labels: np.ndarray, max_voxels: int) -> tuple[slice, ...]:
+    def _crop(self, labels: np.ndarray, max_voxels: int, focus: tuple[int, ...]) -> tuple[slice, ...]:
         """Bounding box of the foreground with a margin, cut down to the limit."""
         found = ndimage.find_objects((labels > 0).astype(np.int8))[0]
         box = tuple(slice(max(0, s.start - _MARGIN_VOXELS), s.stop + _MARGIN_VOXELS) for s in found)
-        inner = self._window(labels[box], max_voxels)
+        inner = self._window(labels[box], max_voxels, focus)
         return tuple(slice(outer.start + s.start, outer.start + s.stop) for outer, s in zip(box, inner, strict=True))
 
-    def _window(self, labels: np.ndarray, max_voxels: int) -> tuple[slice, ...]:
-        """A box of at most `max_voxels` (all if that suffices) around a random voxel of a random present class."""
+    def _window(self, labels: np.ndarray, max_voxels: int, focus: tuple[int, ...]) -> tuple[slice, ...]:
+        """A box of at most `max_voxels` (all if that suffices) around a random voxel of a random class, one in focus if
+        it is present."""
         shrink = min(1.0, (max_voxels / labels.size) ** (1 / labels.ndim))
         edges = [max(1, int(edge * shrink)) for edge in labels.shape]
         if shrink == 1.0:
             return tuple(slice(0, edge) for edge in labels.shape)
         present = [label for label in np.unique(labels) if label > 0]
+        present = [label for label in present if label in focus] or present
         voxels = np.argwhere(labels == self._rng.choice(present))
         centre = voxels[self._rng.integers(len(voxels))]
         starts = [int(np.clip(c - edge // 2, 0, size - edge))
@@ -109,11 +124,12 @@ def read_labels(file: str, reader_class: type[BaseReaderWriter], labels: Sequenc
                 transpose_forward: Sequence[int]) -> NativeLabels:
     """One label file, transposed, as class indices; values that are no label become IGNORED."""
     values, properties = reader_class().read_seg(file)
-    volume = np.asarray(values)[0].transpose(transpose_forward)
-    indices = np.full(volume.shape, IGNORED, dtype=np.int16)
+    volume = np.asarray(values)[0].transpose(transpose_forward).astype(np.int32, copy=False)
+    lowest, highest = min(0, int(volume.min())), max(*labels, int(volume.max()))
+    index_of_value = np.full(highest - lowest + 1, IGNORED, dtype=np.int16)
     for index, label in enumerate(labels):
-        indices[volume == label] = index
-    return NativeLabels(indices, tuple(float(properties["spacing"][axis]) for axis in transpose_forward))
+        index_of_value[label - lowest] = index
+    return NativeLabels(index_of_value[volume - lowest] if lowest else index_of_value[volume], tuple(float(properties["spacing"][axis]) for axis in transpose_forward))
 
 
 def spread_evenly(names: Sequence[str], wanted: int) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, log2, prod
 
 import numpy as np
 
@@ -72,14 +72,15 @@ def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, str
     """Dice per foreground class after coding each block of the label maps with a few linear components.
 
     The maps are cut into blocks of the stride's size (padded with background), the blocks written one-hot (regions:
-    multi-hot), principal components fitted to the blocks that hold more than one label, those blocks rebuilt from
-    `channels` components, and each voxel given the largest class (regions: above 0.5). Blocks of one label count as
+    multi-hot), principal components fitted to the blocks that hold more than one label, drawn so that every class
+    weighs the same, those blocks rebuilt from `channels` components, and each voxel given the largest class (regions: above 0.5). Blocks of one label count as
     perfect. Two-fold: the components that rebuild one half of the maps are fitted to the other half, because on few
-    cases as many components as blocks would look perfect. Dice is pooled over all voxels.
+    cases as many components as blocks would look perfect; a class that only one half holds is rebuilt by components
+    of both. Dice is pooled over all voxels.
 
-    Above 4,000 dimensions or 6 classes each class is coded against the rest instead, with half of the channels: a
-    block where two of many classes meet must hold the border's shape and which classes meet, and the other half is
-    set aside for the latter.
+    Above 4,000 dimensions or 6 classes each class is coded against the rest instead, with channels / log2(classes)
+    components (at most half): a block must hold the border's shape and which of the classes meet there, and a linear
+    code of the class takes that many numbers for each component (measured: benchmarks/RESULTS.md).
 
     Args:
         label_maps: integer arrays in the patch's order of axes at target spacing, values 0 .. num_classes - 1;
@@ -105,11 +106,13 @@ def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, str
         dice = dice if is_region else dice[:, 1:]
     else:
         foreground = range(0 if is_region else 1, codes.shape[1])
-        halved = [c // 2 for c in channels]
-        dice = np.concatenate([_coding_dice(maps_blocks, codes[:, [head]], halved, True, limits, seed)
+        share = max(2, ceil(log2(codes.shape[1])))
+        shapes = [c // share for c in channels]
+        dice = np.concatenate([_coding_dice(maps_blocks, codes[:, [head]], shapes, True, limits, seed)
                                for head in foreground], axis=1)
     method = "joint" if joint else "one against the rest"
-    return [LatentCeiling(stride, int(c), tuple(float(d) for d in row), method)
+    # rounded: machines add up in different orders, the choice must not depend on it
+    return [LatentCeiling(stride, int(c), tuple(round(float(d), 4) for d in row), method)
             for c, row in zip(channels, dice, strict=True)]
 
 
@@ -119,7 +122,7 @@ def choose_latent(ceilings: Sequence[LatentCeiling], patch: Sequence[int] | None
     """The cheapest latent whose ceiling clears both targets.
 
     Cheapest: fewest latent positions per voxel (they set the denoiser's time), then fewest channels. Where none
-    clears, the one with the smallest shortfall.
+    clears, the one with the smallest shortfall, then the highest mean.
 
     Args:
         ceilings: candidates, any order.
@@ -135,7 +138,7 @@ def choose_latent(ceilings: Sequence[LatentCeiling], patch: Sequence[int] | None
     clearing = [c for c in possible if c.mean >= target_mean and c.worst >= target_worst]
     if clearing:
         return LatentChoice(min(clearing, key=lambda c: (-prod(c.stride), c.channels)), cleared=True)
-    best = max(possible, key=lambda c: (min(c.mean - target_mean, c.worst - target_worst), prod(c.stride)))
+    best = max(possible, key=lambda c: (min(c.mean - target_mean, c.worst - target_worst), c.mean, prod(c.stride)))
     return LatentChoice(best, cleared=False)
 
 
@@ -172,17 +175,22 @@ def _coding_dice(maps_blocks: Sequence[np.ndarray], codes: np.ndarray, channels:
     halves = [_split_constant(part, kinds, kind_of_label) for part in (maps_blocks[:middle], maps_blocks[middle:])]
     overlap = np.zeros((len(channels), codes.shape[1]))
     total = np.zeros_like(overlap)  # voxels predicted plus voxels true
+    everywhere = np.concatenate([border for border, _ in halves if len(border)] or [np.zeros((0, 1), np.uint8)])
     for index, (border, constant) in enumerate(halves):
         overlap += constant
         total += 2 * constant
         if not len(border):
             continue
         other = halves[1 - index][0]
-        rng = np.random.default_rng(seed)
-        mean, axes = _principal_axes(_draw(other if len(other) else border, limits[0], _FIT_VALUES, kinds, rng), kinds,
-                                     max(channels), rng)
-        drawn = _draw(border, limits[1], _EVAL_VALUES, kinds, rng)
-        both = _rebuild(drawn, kinds, mean, axes, channels, is_region) * (len(border) / len(drawn))
+        drawn = _draw(border, limits[1], _EVAL_VALUES, kinds, np.random.default_rng(seed))
+        held_out = len(other) > 0
+        both = _coded(drawn, other if held_out else border, kinds, channels, is_region, limits[0], seed)
+        only_here = ~_heads_in(other, kinds) & _heads_in(border, kinds)
+        if held_out and only_here.any():
+            # a class that occurs in one half only: nothing else can tell how it is coded
+            together = _coded(drawn, everywhere, kinds, channels, is_region, limits[0], seed)
+            both = np.where(only_here, together, both)
+        both = both * (len(border) / len(drawn))
         overlap += both[0]
         total += both[1]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -203,8 +211,34 @@ def _split_constant(parts: Sequence[np.ndarray], kinds: np.ndarray,
     return (np.concatenate(borders) if borders else np.zeros((0, 1), np.uint8)), constant
 
 
-def _draw(blocks: np.ndarray, limit: int, max_values: int, kinds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _coded(blocks: np.ndarray, fit_to: np.ndarray, kinds: np.ndarray, channels: Sequence[int], is_region: bool,
+           max_fit_blocks: int, seed: int) -> np.ndarray:
+    """`_rebuild` of the blocks, by axes fitted to some of `fit_to` in which every head weighs the same."""
+    rng = np.random.default_rng(seed)
+    fitted = _draw(fit_to, max_fit_blocks, _FIT_VALUES, kinds, rng, _balance(fit_to, kinds))
+    return _rebuild(blocks, kinds, *_principal_axes(fitted, kinds, max(channels), rng), channels, is_region)
+
+
+def _heads_in(blocks: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Which heads occur, bool."""
+    return kinds[np.unique(blocks)].any(axis=0) if len(blocks) else np.zeros(kinds.shape[1], bool)
+
+
+def _balance(blocks: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Probability of drawing each block, so that every head is drawn equally often: a large organ's border would
+    otherwise take all components, and a small lesion's none, although the loss weighs them alike."""
+    holds = np.stack([(blocks == kind).any(axis=1) for kind in range(len(kinds))], axis=1).astype(float) @ kinds > 0
+    numbers = holds.sum(axis=0)
+    weights = (holds / np.maximum(numbers, 1)).sum(axis=1)
+    return weights / weights.sum()
+
+
+def _draw(blocks: np.ndarray, limit: int, max_values: int, kinds: np.ndarray, rng: np.random.Generator,
+          probabilities: np.ndarray | None = None) -> np.ndarray:
+    """Up to `limit` blocks; with probabilities drawn with replacement."""
     limit = max(1, min(limit, max_values // (blocks.shape[1] * kinds.shape[1])))
+    if probabilities is not None:
+        return blocks[rng.choice(len(blocks), limit, p=probabilities)]
     return blocks if len(blocks) <= limit else blocks[rng.choice(len(blocks), limit, replace=False)]
 
 

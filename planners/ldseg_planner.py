@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from contextlib import redirect_stdout
 from dataclasses import fields
 from functools import partial
@@ -18,10 +19,12 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from ldseg_auto.config import LDSegConfig
+from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.fingerprint import FILE_NAME as LABEL_FINGERPRINT
 from ldseg_auto.fingerprint import label_groups
-from ldseg_auto.planners.label_maps import LabelMaps
+from ldseg_auto.folders import PREPROCESSED, folder_of
+from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps
 from ldseg_auto.planners.latent_geometry import (
     TARGET_MEAN,
     TARGET_WORST,
@@ -33,10 +36,11 @@ from ldseg_auto.planners.latent_geometry import (
 )
 from ldseg_auto.planners.memory import (
     DENOISER_SHARE,
+    TENSOR_SHARE,
     choose_denoiser_features,
-    memory_gb,
     network_cost,
-    training_elements,
+    prediction_bytes,
+    training_bytes,
 )
 
 NETWORK_CLASS = "ldseg_auto.networks.ldseg_net.LDSegNet"
@@ -72,15 +76,19 @@ class LatentPlanning(ExperimentPlanner):
 
     def static_estimate_VRAM_usage(self, patch_size: Any, input_channels: int, output_channels: int,  # noqa: N802
                                    arch_class_name: str, arch_kwargs: dict, arch_kwargs_req_import: Any) -> int:
-        """Feature-map elements of one training step per sample.
+        """Memory of one training step per sample, in nnU-Net's unit: feature-map elements of its own U-Net.
 
-        Called by nnU-Net's memory loop. From formulas: nothing is built and no thread setting touched (nnU-Net's own
-        sets torch's threads to `nnUNet_n_proc_DA`, which fails at 0). `output_channels` is nnU-Net's len(labels),
+        Called by nnU-Net's memory loop, which compares it with a reference whose memory is known; so what this network
+        saves becomes a larger patch or batch. From formulas: nothing is built and no thread setting touched (nnU-Net's
+        own sets torch's threads to `nnUNet_n_proc_DA`, which fails at 0). `output_channels` is nnU-Net's len(labels),
         wrong for regions and the ignore label: the label manager's count is used.
         """
         spacing = self._evidence_spacing(self._planned_spacing, _SPACING_TOLERANCE)
         config, _ = self._design_network(arch_kwargs, patch_size, spacing)
-        return training_elements(network_cost(config, patch_size, input_channels, self._num_heads))
+        elements, batch_size = self._reference(len(patch_size))
+        needed = training_bytes(config, patch_size, batch_size, input_channels, self._num_heads)
+        available = self.UNet_reference_val_corresp_GB * 1e9 * TENSOR_SHARE[len(patch_size)]
+        return round(elements * needed / available)
 
     def get_plans_for_configuration(self, spacing: Any, median_shape: Any, data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict) -> dict:
@@ -104,6 +112,7 @@ class LatentPlanning(ExperimentPlanner):
 
     def save_plans(self, plans: dict) -> None:
         """Without a cascade (its second stage has no diffusion counterpart) and with evidence at each exact spacing."""
+        plans[FORMAT_KEY] = PLANS_FORMAT
         plans["configurations"].pop("3d_cascade_fullres", None)
         for plan in plans["configurations"].values():
             plan.pop("next_stage", None)
@@ -123,6 +132,7 @@ class LatentPlanning(ExperimentPlanner):
         architecture = plan["architecture"]
         patch = [int(p) for p in plan["patch_size"]]
         config, choice = self._design_network(architecture["arch_kwargs"], patch, spacing)
+        plan["batch_size"] = self._batch_size_that_fits(config, patch, plan["batch_size"])
         architecture["network_class_name"] = NETWORK_CLASS
         architecture["arch_kwargs"] = config.to_arch_kwargs()
         plan["ldseg"] = {
@@ -186,13 +196,24 @@ class LatentPlanning(ExperimentPlanner):
         if self._label_maps is None:
             self._label_maps = LabelMaps(self.dataset, self.determine_reader_writer(),
                                          [int(label) for label in self.label_manager.all_labels],
-                                         self.determine_transpose()[0])
+                                         self.determine_transpose()[0],
+                                         must_hold=self._cases_of_rare_classes())
             if not len(self._label_maps):
                 raise LDSegError("No training label holds any foreground.", "Check the files in labelsTr.")
         if spacing not in self._maps_at:
             function, kwargs = self.determine_resampling()[2:]
             self._maps_at[spacing] = self._label_maps.at_spacing(spacing, partial(function, **kwargs))
         return self._maps_at[spacing]
+
+    def _cases_of_rare_classes(self) -> dict[str, list[int]]:
+        """A case for each class that not every case holds, and the class's indices."""
+        labels = [int(label) for label in self.label_manager.all_labels]
+        found: dict[str, list[int]] = {}
+        for described in self._label_fingerprint().get("classes", {}).values():
+            if described["share_of_cases"] < 1 and described.get("example_cases"):
+                indices = [labels.index(value) for value in described["label_values"] if value in labels]
+                found.setdefault(described["example_cases"][0], []).extend(indices)
+        return dict(list(found.items())[:MAX_CASES])
 
     def _evidence_spacing(self, spacing: tuple[float, ...], tolerance: float) -> tuple[float, ...]:
         """A spacing already measured within the tolerance, else this one: 3d_lowres is sought in steps of 3 %."""
@@ -214,8 +235,40 @@ class LatentPlanning(ExperimentPlanner):
             "reason": ("the coarsest stride, then the fewest channels, that clear both targets" if choice.cleared else
                        "no candidate clears both targets: the smallest shortfall"),
             "label_maps": len(self._maps(spacing)),
+            "warnings": self._warnings(choice, self._candidates(strides, spacing), spacing),
             "candidates": [self._candidate_evidence(c, c == chosen) for c in self._candidates(strides, spacing)],
         }
+
+    def _warnings(self, choice: LatentChoice, candidates: list[LatentCeiling],
+                  spacing: tuple[float, ...]) -> list[str]:
+        """A sentence for each class that is too thin for any latent, or for any but the finest."""
+        chosen = choice.ceiling
+        edge = " x ".join(f"{stride * step:.3g}" for stride, step in zip(chosen.stride, spacing, strict=True))
+        if not choice.cleared:
+            return [f"Class {name}{self._thickness(name)} keeps a Dice of only {dice:.2f} in the finest latent, whose "
+                    f"positions are {edge} mm: its predictions lose about as much. A finer target spacing "
+                    "(-overwrite_target_spacing) helps."
+                    for name, dice in zip(self._class_names(), chosen.dice_per_class, strict=True)
+                    if dice < self.target_worst]
+        coarser = [c for c in candidates if prod(c.stride) > prod(chosen.stride)]
+        if not coarser or prod(chosen.stride) > min(prod(c.stride) for c in candidates):
+            return []
+        best = np.nanmax([c.dice_per_class for c in coarser], axis=0)
+        return [f"Class {name}{self._thickness(name)} is too thin for any but the finest latent, whose positions are "
+                f"{edge} mm: the next coarser one keeps a Dice of at most {dice:.2f}. Sampling takes longer for it."
+                for name, dice in zip(self._class_names(), best, strict=True) if dice < self.target_worst]
+
+    def _thickness(self, name: str) -> str:
+        """The class's median thickness, where the label fingerprint tells."""
+        described = self._label_fingerprint().get("classes", {}).get(name, {})
+        median = described.get("thickness_mm", {}).get("p50")
+        return "" if median is None else f" (thickness {median:.2g} mm)"
+
+    def _label_fingerprint(self) -> dict[str, Any]:
+        """Of these cases; empty where there is none."""
+        file = folder_of(PREPROCESSED) / self.dataset_name / LABEL_FINGERPRINT
+        fingerprint = json.loads(file.read_text()) if file.is_file() else {}
+        return fingerprint if fingerprint.get("cases") == sorted(self.dataset) else {}
 
     def _candidate_evidence(self, ceiling: LatentCeiling, chosen: bool) -> dict[str, Any]:
         return {
@@ -243,14 +296,26 @@ class LatentPlanning(ExperimentPlanner):
 
     def _memory_evidence(self, config: LDSegConfig, patch: list[int], batch_size: int) -> dict[str, Any]:
         costs = network_cost(config, patch, self._num_inputs, self._num_heads)
-        two_d = len(patch) == 2
-        reference = self.UNet_reference_val_2d if two_d else self.UNet_reference_val_3d
-        reference_batch = self.UNet_reference_val_corresp_bs_2d if two_d else self.UNet_reference_val_corresp_bs_3d
-        elements = training_elements(costs)
-        return {"elements_per_sample": elements, "parts": {part: cost.elements for part, cost in costs.items()},
-                "estimate_gb": round(memory_gb(elements, batch_size, reference, reference_batch,
-                                               self.UNet_reference_val_corresp_GB), 3),
-                "target_gb": self.UNet_vram_target_GB}
+        network = (self._num_inputs, self._num_heads)
+        gigabytes = training_bytes(config, patch, batch_size, *network) / 1e9
+        return {"parts": {part: cost.elements for part, cost in costs.items()},
+                "parameters": sum(cost.parameters for cost in costs.values()),
+                "training_tensors_gb": round(gigabytes, 3),
+                "estimate_gb": round(gigabytes / TENSOR_SHARE[len(patch)], 3),
+                "target_gb": self.UNet_vram_target_GB,
+                "prediction_tensors_gb": round(prediction_bytes(config, patch, 1, *network) / 1e9, 3)}
+
+    def _batch_size_that_fits(self, config: LDSegConfig, patch: list[int], batch_size: int) -> int:
+        """nnU-Net scales the reference batch, as if weights took memory by the sample: below it they are undercounted."""
+        one, two = (training_bytes(config, patch, n, self._num_inputs, self._num_heads) for n in (1, 2))
+        available = self.UNet_vram_target_GB * 1e9 * TENSOR_SHARE[len(patch)]
+        return max(self.UNet_min_batch_size, min(batch_size, int((available - one) / (two - one)) + 1))
+
+    def _reference(self, axes: int) -> tuple[float, int]:
+        """nnU-Net's reference for its memory: elements of a sample, and samples."""
+        if axes == 2:
+            return self.UNet_reference_val_2d, self.UNet_reference_val_corresp_bs_2d
+        return self.UNet_reference_val_3d, self.UNet_reference_val_corresp_bs_3d
 
 
 class LDSegPlanner(LatentPlanning, ExperimentPlanner):

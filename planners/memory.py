@@ -1,7 +1,8 @@
-"""Feature-map elements and multiply-adds of LDSegNet, part by part, from formulas.
+"""Feature-map elements, multiply-adds, parameters and memory of LDSegNet, part by part, from formulas.
 
-Elements are counted as nnU-Net counts them (outputs of convolutions, one sample), so that its reference figures,
-560e6 elements at batch 2 for 8 GB in 3D and 85e6 at batch 12 in 2D, keep their meaning. Pure: no torch.
+Elements are counted as nnU-Net counts them: outputs of convolutions, one sample. Memory is that of all tensors a step
+holds at its peak; `ldseg_auto.evaluation.peak_memory` counts the same by running the step, and benchmarks/RESULTS.md
+has both for many plans. Pure: no torch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ PASSES = {"image_encoder": 1, "top_down": 1, "heads": 1, "label_encoder": 1, "la
 DENOISER_WIDTHS = (32, 48, 64, 96, 128, 192, 256)
 MAX_ATTENTION_POSITIONS = 4096  # at the denoiser's lowest level
 DENOISER_SHARE = 1 / 10  # of the image encoder, per call: the 10 of 5 samples x 2 steps cost no more than the encoder
+MAX_DENOISER_PARAMETERS = 0.5  # of the image encoder's
+
+# Fitted to peaks counted by running training steps (benchmarks/memory.py), in 32 bits and under autocast to 16.
+_BYTES_PER_ELEMENT = {False: 8.28, True: 4.31}  # a convolution's output is kept twice: before and after its activation
+_BYTES_PER_LOGIT = {False: 12.8, True: 13.9}  # softmax, its logarithm and the one-hot labels are kept in 32 bits
+_BYTES_PER_PARAMETER = {False: 16, True: 18}  # the weight, its average and two moments; autocast's copy
+# Share of the memory a GPU needs, by nnU-Net's measurement of its own U-Net, that the same count finds in tensors: the
+# rest is the device's (context, workspaces, fragments). By number of spatial axes.
+TENSOR_SHARE = {2: 0.67, 3: 0.77}
 
 
 class Cost(NamedTuple):
@@ -25,9 +35,10 @@ class Cost(NamedTuple):
 
     elements: int  # values in outputs of convolutions
     multiply_adds: int
+    parameters: int = 0  # of convolutions
 
     def __add__(self, other):  # type: ignore[override]
-        return Cost(self.elements + other.elements, self.multiply_adds + other.multiply_adds)
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def network_cost(config: LDSegConfig, patch: Sequence[int], num_inputs: int, num_heads: int) -> dict[str, Cost]:
@@ -44,7 +55,7 @@ def network_cost(config: LDSegConfig, patch: Sequence[int], num_inputs: int, num
     """
     patch = tuple(int(p) for p in patch)
     return {
-        "image_encoder": _image_encoder(config, patch, num_inputs),
+        "image_encoder": sum(_encoder_stages(config, patch, num_inputs), Cost(0, 0)),
         "top_down": _top_down(config, patch),
         "heads": _heads(config, patch, num_heads),
         "label_encoder": _label_encoder(config, patch, num_heads),
@@ -60,11 +71,13 @@ def training_elements(costs: dict[str, Cost]) -> int:
 
 def choose_denoiser_features(config: LDSegConfig, patch: Sequence[int], num_inputs: int, num_heads: int,
                              share: float = DENOISER_SHARE) -> tuple[tuple[int, ...], float]:
-    """The widest denoiser that costs at most `share` of the image encoder's multiply-adds per call.
+    """The widest denoiser that costs at most `share` of the image encoder's multiply-adds per call, and holds at most
+    `MAX_DENOISER_PARAMETERS` of its parameters.
 
     A prediction runs the encoder once per tile and the denoiser samples x steps times, so a wide denoiser decides
-    the time; the narrowest width is taken where even that costs more. There are two levels, and more on a large grid:
-    attention at the lowest one costs the square of its positions.
+    the time; on a small grid it would cost no time but most of the weights. The narrowest width is taken where even
+    that is above. There are two levels, and more on a large grid: attention at the lowest one costs the square of its
+    positions.
 
     Returns:
         the width of each level (doubled from level to level), and the share they take.
@@ -72,31 +85,69 @@ def choose_denoiser_features(config: LDSegConfig, patch: Sequence[int], num_inpu
     levels, grid = 2, _halved(grid_size(patch, config.latent_stride))
     while prod(grid) > MAX_ATTENTION_POSITIONS:
         levels, grid = levels + 1, _halved(grid)
-    shares = {}
+    encoder = network_cost(config, patch, num_inputs, num_heads)["image_encoder"]
+    costs = {}
     for width in DENOISER_WIDTHS:
         widths = tuple(width * 2 ** level for level in range(levels))
-        costs = network_cost(replace(config, denoiser_features=widths), patch, num_inputs, num_heads)
-        shares[widths] = costs["denoiser"].multiply_adds / costs["image_encoder"].multiply_adds
-    chosen = max((w for w in shares if shares[w] <= share), default=min(shares))
-    return chosen, shares[chosen]
+        costs[widths] = _denoiser(replace(config, denoiser_features=widths), tuple(int(p) for p in patch))
+    chosen = max((widths for widths, cost in costs.items() if cost.multiply_adds <= share * encoder.multiply_adds
+                  and cost.parameters <= MAX_DENOISER_PARAMETERS * encoder.parameters), default=min(costs))
+    return chosen, costs[chosen].multiply_adds / encoder.multiply_adds
 
 
 def _halved(grid: Sequence[int]) -> tuple[int, ...]:
     return tuple((edge + 1) // 2 for edge in grid)
 
 
-def memory_gb(elements: float, batch_size: int, reference_elements: float, reference_batch_size: int,
-              reference_gb: float) -> float:
-    """Memory in GB by proportion to a measured reference.
+def training_bytes(config: LDSegConfig, patch: Sequence[int], batch_size: int, num_inputs: int, num_heads: int,
+                   half: bool = True) -> float:
+    """Peak memory of a training step: what all its tensors hold together.
 
     Args:
-        elements: of one sample (`training_elements`).
-        batch_size: samples per step.
-        reference_elements: of one sample of the reference network.
-        reference_batch_size: samples per step of the reference.
-        reference_gb: what the reference needs.
+        config: of the network.
+        patch: voxels per axis.
+        batch_size: samples.
+        num_inputs: image channels.
+        num_heads: label channels.
+        half: under autocast to 16 bits, as on a GPU.
     """
-    return elements * batch_size / (reference_elements * reference_batch_size) * reference_gb
+    costs = network_cost(config, patch, num_inputs, num_heads)
+    logits = costs["heads"].elements + num_heads * prod(patch)
+    convolved = training_elements(costs) - costs["heads"].elements
+    fixed = sum(cost.parameters for cost in costs.values()) * _BYTES_PER_PARAMETER[half]
+    return fixed + batch_size * (convolved * _BYTES_PER_ELEMENT[half] + logits * _BYTES_PER_LOGIT[half])
+
+
+def prediction_bytes(config: LDSegConfig, patch: Sequence[int], images: int, num_inputs: int, num_heads: int,
+                     half: bool = True) -> float:
+    """Peak memory of encoding, sampling and decoding `images` tiles at once, the volume's own arrays not counted.
+
+    Either a stage of the encoder decides, with the skips of the stages before it, or the way up to the latent's stage,
+    or the decoder's full resolution.
+    Arguments as for training.
+    """
+    value, voxels = (2 if half else 4), prod(int(p) for p in patch)
+    stages = _encoder_stages(config, tuple(int(p) for p in patch), num_inputs)
+    held, cast, encoder = 0.0, 0.0, 0.0
+    for stage, width, cost, number in zip(config.cumulative_strides(), config.features_per_stage, stages,
+                                          config.n_conv_per_stage, strict=True):
+        # input, convolution, norm; a residual block's shortcut, and from the second block on the block's input
+        at_once = 3 if config.encoder == "plain" else 4 + (number > 1)
+        values = images * width * prod(grid_size(patch, stage))
+        cast += 2 * cost.parameters if half else 0  # autocast keeps its copies of the weights
+        encoder = max(encoder, value * (held + at_once * values) + cast)
+        held += values
+    costs = network_cost(config, patch, num_inputs, num_heads)
+    cast += 2 * costs["top_down"].parameters if half else 0
+    if config.latent_stage < config.n_stages - 1:  # upsampled, beside its skip, convolved, norm
+        values = images * config.features_per_stage[config.latent_stage] * prod(grid_size(patch, config.latent_stride))
+        encoder = max(encoder, value * (held + 5 * values) + cast)
+    parameters = sum(cost.parameters for cost in costs.values())
+    features = 2 * _label_levels(config)[0][1] + num_heads
+    per_logit = max(3 * value, value + 4 + (4 if half else 0))  # the sum of two paths; or probabilities in 32 bits
+    decoder = images * voxels * max(value * features, num_heads * per_logit)
+    return 4 * parameters + max(encoder + 4 * images * num_inputs * voxels,
+                                decoder + (2 * parameters if half else 0))
 
 
 def grid_size(patch: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
@@ -106,20 +157,27 @@ def grid_size(patch: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
 
 def _conv(grid: Sequence[int], inputs: int, outputs: int, kernel: Sequence[int] | None = None, times: int = 1) -> Cost:
     """`times` equal convolutions with output on `grid`; `kernel` None is 3 along every axis."""
-    elements = prod(grid) * outputs
-    return Cost(times * elements, times * elements * inputs * (3 ** len(grid) if kernel is None else prod(kernel)))
+    elements, taps = prod(grid) * outputs, 3 ** len(grid) if kernel is None else prod(kernel)
+    return Cost(times * elements, times * elements * inputs * taps, times * outputs * (inputs * taps + 1))
 
 
 def _pointwise(grid: Sequence[int], inputs: int, outputs: int) -> Cost:
-    """Kernel 1; also a transposed convolution with kernel = stride: each output comes from one position."""
+    """Kernel 1."""
     return _conv(grid, inputs, outputs, (1,))
 
 
-def _image_encoder(config: LDSegConfig, patch: tuple[int, ...], num_inputs: int) -> Cost:
-    """nnU-Net's plain or residual encoder at full depth."""
-    cost = Cost(0, 0)
+def _transposed(grid: Sequence[int], inputs: int, outputs: int, stride: Sequence[int]) -> Cost:
+    """Transposed convolution with kernel = stride, output on `grid`: each output comes from one position."""
+    cost = _pointwise(grid, inputs, outputs)
+    return cost._replace(parameters=outputs * (inputs * prod(stride) + 1))
+
+
+def _encoder_stages(config: LDSegConfig, patch: tuple[int, ...], num_inputs: int) -> list[Cost]:
+    """nnU-Net's plain or residual encoder at full depth; the stem counts to the first stage."""
+    costs = []
     inputs = num_inputs
-    if config.encoder == "residual":  # its stem
+    cost = Cost(0, 0)
+    if config.encoder == "residual":
         inputs = config.features_per_stage[0]
         cost += _conv(patch, num_inputs, inputs, config.kernel_sizes[0])
     for stride, width, kernel, number in zip(config.cumulative_strides(), config.features_per_stage,
@@ -129,8 +187,9 @@ def _image_encoder(config: LDSegConfig, patch: tuple[int, ...], num_inputs: int)
         cost += _conv(grid, inputs, width, kernel) + _conv(grid, width, width, kernel, convs - 1)
         if config.encoder == "residual" and inputs != width:
             cost += _pointwise(grid, inputs, width)  # the shortcut of the stage's first block
-        inputs = width
-    return cost
+        costs.append(cost)
+        inputs, cost = width, Cost(0, 0)
+    return costs
 
 
 def _top_down(config: LDSegConfig, patch: tuple[int, ...]) -> Cost:
@@ -140,7 +199,7 @@ def _top_down(config: LDSegConfig, patch: tuple[int, ...]) -> Cost:
     for stage in range(config.latent_stage, config.n_stages - 1):
         grid, kernel = grid_size(patch, strides[stage]), config.kernel_sizes[stage]
         width = config.features_per_stage[stage]
-        cost += _pointwise(grid, config.features_per_stage[stage + 1], width)
+        cost += _transposed(grid, config.features_per_stage[stage + 1], width, config.strides[stage + 1])
         cost += _conv(grid, 2 * width, width, kernel) + _conv(grid, width, width, kernel)
     return cost
 
@@ -151,7 +210,7 @@ def _heads(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) -> Cost:
     for stride, width in list(zip(config.cumulative_strides(), config.features_per_stage,
                                   strict=True))[config.latent_stage:]:
         blocks = prod(grid_size(patch, stride))
-        cost += _pointwise((blocks, prod(config.latent_stride)), width, num_heads)
+        cost += _transposed((blocks, prod(config.latent_stride)), width, num_heads, config.latent_stride)
     return cost
 
 
@@ -186,11 +245,13 @@ def _label_decoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) 
     cost = _conv(grid, config.latent_channels, inputs) + _conv(grid, inputs, inputs, times=2)
     for level in range(len(levels) - 2, -1, -1):
         stride, width = levels[level]
-        cost += _pointwise(grid_size(patch, stride), inputs, width)
+        step = [coarse // fine for coarse, fine in zip(levels[level + 1][0], stride, strict=True)]
+        cost += _transposed(grid_size(patch, stride), inputs, width, step)
         if level:
             cost += _conv(grid_size(patch, stride), width, width)
         inputs = width
-    linear = _pointwise((prod(grid), prod(config.latent_stride)), config.latent_channels, num_heads)
+    linear = _transposed((prod(grid), prod(config.latent_stride)), config.latent_channels, num_heads,
+                         config.latent_stride)
     return cost + _conv(patch, inputs, num_heads) + linear
 
 
@@ -198,16 +259,20 @@ def _denoiser(config: LDSegConfig, patch: tuple[int, ...]) -> Cost:
     """U-Net on the latent grid, conditioned by a sum, with attention at its lowest level."""
     widths, channels = config.denoiser_features, config.latent_channels
     condition = config.features_per_stage[config.latent_stage]
+    embedding = 4 * widths[0]
     grids = [grid_size(patch, config.latent_stride)]
     for _ in widths[1:]:
         grids.append(_halved(grids[-1]))
     cost = _conv(grids[0], channels, widths[0]) + _conv(grids[0], widths[0], channels)
     cost += _pointwise(grids[0], condition, widths[0]) + _pointwise(grids[0], condition, channels)
+    cost += Cost(0, 2 * embedding ** 2, 2 * embedding ** 2)  # of the timestep
     for level, (grid, width) in enumerate(zip(grids, widths, strict=True)):
         directions = 1 if level == len(widths) - 1 else 2  # blocks on the way down, and up except at the lowest
         cost += _conv(grid, width, width, times=2 * config.denoiser_blocks * directions)
         if level:
             cost += _conv(grid, widths[level - 1], width) + _pointwise(grid, width, widths[level - 1])
+        modulation = 2 * width * embedding * config.denoiser_blocks * directions
+        cost += Cost(0, modulation, modulation)
     positions, lowest = prod(grids[-1]), widths[-1]
     attention = Cost(0, 2 * positions ** 2 * lowest)  # its matrix is not stored (scaled_dot_product_attention)
     return cost + attention + _pointwise(grids[-1], lowest, 3 * lowest) + _pointwise(grids[-1], lowest, lowest)

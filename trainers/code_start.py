@@ -38,8 +38,9 @@ def start_from_principal_components(network: LDSegNet, targets: Iterable[torch.T
     boundary = blocks[(per_class.amin(2) != per_class.amax(2)).any(1)]
     if len(boundary) <= config.latent_channels:
         return None
-    mean = boundary.mean(0)
-    variances, vectors = torch.linalg.eigh(torch.cov(boundary.T))  # in ascending order
+    weights = _balance(boundary, network.num_classes)
+    mean = weights @ boundary
+    variances, vectors = torch.linalg.eigh(torch.cov(boundary.T, aweights=weights))  # in ascending order
     components = vectors[:, -config.latent_channels:].flip(1)  # (block values, c)
     _set(network, blocks, mean, components)
     return float(variances[-config.latent_channels:].sum() / variances.sum())
@@ -52,6 +53,14 @@ def _known_blocks(network: LDSegNet, target: torch.Tensor) -> torch.Tensor:
     known = _blocks(network.known_voxels(target).float().cpu(), stride).all(1)
     blocks = blocks[known]
     return blocks[torch.randperm(len(blocks))[:_BLOCKS_PER_BATCH]]
+
+
+def _balance(blocks: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """A weight for each block, summing to 1, by which every class weighs the same: the planner's analysis does so too,
+    and so does the loss."""
+    holds = blocks.reshape(len(blocks), num_classes, -1).amax(2) > 0
+    weights = (holds / holds.sum(0).clamp(min=1)).sum(1)
+    return weights / weights.sum()
 
 
 def _blocks(channels: torch.Tensor, stride: tuple[int, ...]) -> torch.Tensor:

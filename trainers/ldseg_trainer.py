@@ -14,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from tqdm import tqdm
 
+from ldseg_auto.config import require_known_format
 from ldseg_auto.evaluation import latent_signs
 from ldseg_auto.inference.binding import bound
 from ldseg_auto.inference.predictor import LDSegPredictor
@@ -54,6 +55,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cuda")):  # noqa: B008, nnU-Net inspects this signature
+        require_known_format(plans)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.learning_rate
         self.weight_decay = self.adamw_weight_decay

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from itertools import combinations, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from tqdm import tqdm
 
 from ldseg_auto import nnunet_ext
+from ldseg_auto.config import require_known_format
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.folders import read_json
 from ldseg_auto.inference.binding import bound
 from ldseg_auto.inference.noise import NoiseKey, noise_tile
 from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
@@ -68,6 +71,9 @@ class LDSegPredictor(nnUNetPredictor):
         if not self.folds:
             raise LDSegError(f"{model_training_output_dir} holds no fold with {checkpoint_name}.",
                              "Train a fold first: ldseg_train DATASET FOLD.")
+        plans = Path(model_training_output_dir) / "plans.json"
+        if plans.is_file():  # nnU-Net names it where it is missing
+            require_known_format(read_json(plans))
         for fold in self.folds:  # opened without running code from it, before nnU-Net opens it
             checkpoint.load(f"{model_training_output_dir}/fold_{fold}/{checkpoint_name}", torch.device("cpu"))
         nnunet_ext.register()

@@ -127,14 +127,32 @@ def test_regions_are_coded_as_overlapping_outputs():
     assert same.dice_per_class[0] == same.dice_per_class[1]
 
 
-def test_many_classes_are_coded_one_against_the_rest_with_half_of_the_channels():
+def test_many_classes_are_coded_one_against_the_rest_with_a_share_of_the_channels():
     maps = _balls(12, 1)
     renamed = [labels * 7 for labels in maps]  # one class of eight occurs
-    many = label_coding_ceiling(renamed, 8, (4, 4, 4), channels=(8,))[0]
+    many = label_coding_ceiling(renamed, 8, (4, 4, 4), channels=(12,))[0]  # log2(8) channels for each component
     region = label_coding_ceiling(maps, 2, (4, 4, 4), channels=(4,), regions=[[1]])[0]
     assert many.method == "one against the rest" and region.method == "joint"
     assert many.dice_per_class[-1] == pytest.approx(region.dice_per_class[0])
     assert all(isnan(d) for d in many.dice_per_class[:-1])
+
+
+def test_a_small_class_weighs_as_much_as_a_large_one():
+    """Else the large ball's border would take all components."""
+    maps = _balls(8, 1)
+    for labels in maps:
+        inside = np.argwhere(labels == 1)
+        z, y, x = inside[len(inside) // 2]
+        labels[z:z + 7, y:y + 7, x:x + 7] = 2
+    large, small = label_coding_ceiling(maps, 3, (4, 4, 4), channels=(16,))[0].dice_per_class
+    assert small > 0.85 and large > 0.95
+
+
+def test_a_class_of_one_map_is_coded_by_itself():
+    maps = _balls(8, 1)
+    maps[0][maps[0] == 1] = 2
+    ceiling = label_coding_ceiling(maps, 3, (4, 4, 4), channels=(16,))[0]
+    assert min(ceiling.dice_per_class) > 0.85
 
 
 def test_large_blocks_are_coded_one_against_the_rest():

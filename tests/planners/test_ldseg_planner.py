@@ -7,17 +7,20 @@ from math import prod
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from PIL import Image
 
-from ldseg_auto.config import LDSegConfig
+from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig, require_known_format
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.folders import load_plans
 from ldseg_auto.planners import ldseg_planner
 from ldseg_auto.planners.explain import explain
+from ldseg_auto.planners.latent_geometry import label_coding_ceiling
 from ldseg_auto.planners.ldseg_planner import NETWORK_CLASS, PLANNERS, LDSegPlanner
-from ldseg_auto.planners.memory import network_cost, training_elements
+from ldseg_auto.planners.memory import TENSOR_SHARE, network_cost, prediction_bytes, training_bytes
 
 NAME = "Dataset901_Tiny"
 LABELS = {"background": 0, "organ": 1, "core": 2}
@@ -106,11 +109,13 @@ def test_plans_describe_a_network_that_nnunet_builds(nnunet_folders):
 
 def test_memory_evidence_is_this_networks(nnunet_folders):
     _write_dataset(nnunet_folders)
-    plan = _plan()["configurations"]["3d_fullres"]
-    elements = training_elements(network_cost(_config(plan), plan["patch_size"], 1, 3))
-    memory = plan["ldseg"]["memory"]
-    assert memory["elements_per_sample"] == elements
-    assert memory["estimate_gb"] == pytest.approx(elements * plan["batch_size"] / (560e6 * 2) * 8, abs=1e-3)
+    for plan in _plan()["configurations"].values():
+        config, patch = _config(plan), plan["patch_size"]
+        memory = plan["ldseg"]["memory"]
+        needed = training_bytes(config, patch, plan["batch_size"], 1, 3)
+        assert memory["training_tensors_gb"] == pytest.approx(needed / 1e9, abs=1e-3)
+        assert memory["estimate_gb"] == pytest.approx(needed / 1e9 / TENSOR_SHARE[len(patch)], abs=1e-3)
+        assert memory["prediction_tensors_gb"] == pytest.approx(prediction_bytes(config, patch, 1, 1, 3) / 1e9, abs=1e-3)
 
 
 def test_estimate_starts_from_no_thread_setting(nnunet_folders, monkeypatch):
@@ -123,17 +128,19 @@ def test_estimate_starts_from_no_thread_setting(nnunet_folders, monkeypatch):
 
 
 def test_less_memory_gives_a_smaller_patch_and_a_latent_on_its_path(nnunet_folders):
-    _write_dataset(nnunet_folders, shape=(32, 32, 32))
+    _write_dataset(nnunet_folders, shape=(64, 64, 64))
     large = _plan()["configurations"]["3d_fullres"]
-    small = _plan(gpu_memory_target_in_gb=0.025)["configurations"]["3d_fullres"]
+    plans = _plan(gpu_memory_target_in_gb=0.25)["configurations"]
+    small = plans["3d_fullres"]
     assert prod(small["patch_size"]) < prod(large["patch_size"])
     assert _config(small).latent_stride in _config(small).cumulative_strides()
-    assert small["ldseg"]["memory"]["estimate_gb"] <= 0.03
+    assert plans["2d"]["batch_size"] > 2
+    assert all(plan["ldseg"]["memory"]["estimate_gb"] <= 0.25 for plan in plans.values())
 
 
 def test_low_resolution_is_planned_without_a_cascade_and_measured_at_its_own_spacing(nnunet_folders):
-    _write_dataset(nnunet_folders, shape=(32, 32, 32))
-    planner = LDSegPlanner(901, gpu_memory_target_in_gb=0.006)
+    _write_dataset(nnunet_folders, shape=(64, 64, 64))
+    planner = LDSegPlanner(901, gpu_memory_target_in_gb=0.2)
     plans = planner.plan_experiment()
     assert set(plans["configurations"]) == {"2d", "3d_fullres", "3d_lowres"}
     lowres = plans["configurations"]["3d_lowres"]
@@ -193,13 +200,13 @@ def test_targets_and_grid_edge_decide_the_latent(nnunet_folders, changes):
 
 
 def test_denoiser_share_decides_its_width(nnunet_folders):
-    _write_dataset(nnunet_folders)
+    _write_dataset(nnunet_folders, shape=(64, 64, 64))
     widths = []
     for share in (0.01, 100.0):
         planner = LDSegPlanner(901)
         planner.denoiser_share = share
         widths.append(planner.plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["denoiser"]["features"])
-    assert widths == [[32, 64], [256, 512]]
+    assert widths[0] == [32, 64] and widths[1][0] > 32
 
 
 def test_what_cannot_be_coded_is_flagged(nnunet_folders):
@@ -209,6 +216,60 @@ def test_what_cannot_be_coded_is_flagged(nnunet_folders):
     latent = planner.plan_experiment()["configurations"]["2d"]["ldseg"]["latent"]
     assert not latent["cleared"] and "shortfall" in latent["reason"]
     assert {tuple(c["stride"]) for c in latent["candidates"]} == {(2, 2)}  # coarser ones can only be worse
+
+
+def _speckle(truth):
+    noise = np.random.default_rng(int(truth.sum())).random(truth.shape) < 0.04
+    truth[truth == 2] = 0
+    truth[noise & (truth == 0)] = 2  # one voxel thick wherever it is
+
+
+def test_a_thin_class_gets_the_finest_latent_and_a_warning(nnunet_folders):
+    _write_dataset(nnunet_folders, edit=_speckle)
+    plans = _plan()
+    latent = plans["configurations"]["3d_fullres"]["ldseg"]["latent"]
+    assert latent["cleared"] and latent["stride"] == [2, 2, 2]
+    warning, = latent["warnings"]
+    assert "Class core is too thin for any but the finest" in warning and "2 x 2 x 2 mm" in warning
+    assert f"WARNING: {warning}" in explain(plans)
+
+
+def test_a_class_too_thin_for_any_latent_gets_the_finest_and_a_warning(nnunet_folders):
+    _write_dataset(nnunet_folders, edit=_speckle)
+    planner = LDSegPlanner(901)
+    planner._measure = lambda stride, spacing: label_coding_ceiling(planner._maps(spacing), 3, stride, (1, 2, 4))
+    latent = planner.plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["latent"]
+    assert not latent["cleared"] and latent["stride"] == [2, 2, 2] and latent["channels"] == 4
+    assert any("core" in warning and "-overwrite_target_spacing" in warning for warning in latent["warnings"])
+
+
+def test_plans_are_the_same_wherever_they_are_made(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    plans = [json.dumps(LDSegPlanner(901).plan_experiment(), default=str)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    listed = nnunet_folders["nnUNet_raw"] / NAME / "dataset.json"
+    content = json.loads(listed.read_text())
+    content["dataset"] = dict(reversed(content["dataset"].items()))
+    listed.write_text(json.dumps(content))
+    plans.append(json.dumps(LDSegPlanner(901).plan_experiment(), default=str))
+    torch.set_num_threads(threads)
+    assert plans[0] == plans[1]
+    assert str(nnunet_folders["nnUNet_raw"]) not in plans[0]
+
+
+def test_older_plans_are_read_and_newer_ones_refused(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    plans = _plan()
+    kwargs = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    older = {key: value for key, value in kwargs.items() if key not in ("encoder", "standardisation")}
+    assert LDSegConfig.from_arch_kwargs(older) == LDSegConfig.from_arch_kwargs(kwargs)
+    require_known_format({})
+    require_known_format(plans)
+    file = nnunet_folders["nnUNet_preprocessed"] / NAME / "LDSegPlans.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {FORMAT_KEY: PLANS_FORMAT + 1}))
+    with pytest.raises(LDSegError, match="Install a newer ldseg_auto"):
+        load_plans(NAME)
 
 
 def test_very_coarse_latents_are_not_examined(nnunet_folders, monkeypatch):
