@@ -206,7 +206,7 @@ def test_denoiser_share_decides_its_width(nnunet_folders):
         planner = LDSegPlanner(901)
         planner.denoiser_share = share
         widths.append(planner.plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["denoiser"]["features"])
-    assert widths[0] == [32, 64] and widths[1][0] > 32
+    assert widths[0][0] < widths[1][0]
 
 
 def test_what_cannot_be_coded_is_flagged(nnunet_folders):
