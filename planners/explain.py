@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+_WARNING = "WARNING: "
+
 
 def explain(plans: Mapping[str, Any]) -> str:
     """What was planned and why, one section per configuration of `LDSegPlans.json`."""
@@ -13,6 +15,12 @@ def explain(plans: Mapping[str, Any]) -> str:
     sections = [_section(name, plan) if "ldseg" in plan else f"{name}: written by hand, nothing to explain."
                 for name, plan in plans["configurations"].items()]
     return "\n\n".join([head, *sections])
+
+
+def warnings(plans: Mapping[str, Any]) -> list[str]:
+    """What a user should know even without the explanation."""
+    return [f"{plans['dataset_name']}, {name}: {_WARNING}{warning}" for name, plan in plans["configurations"].items()
+            for warning in plan.get("ldseg", {}).get("latent", {}).get("warnings", ())]
 
 
 def describe_data(plans: Mapping[str, Any]) -> list[str]:
@@ -41,7 +49,7 @@ def describe_configuration(plan: Mapping[str, Any]) -> list[str]:
         f"{memory['training_tensors_gb']:.2g} GB of it tensors; a tile's prediction needs "
         f"{memory['prediction_tensors_gb']:.2g} GB of tensors; {memory['parameters'] / 1e6:.1f} million parameters. "
         f"Feature-map values per sample, in millions: {parts} (the label decoder runs twice).",
-        *(f"WARNING: {warning}" for warning in latent.get("warnings", ())),
+        *(f"{_WARNING}{warning}" for warning in latent.get("warnings", ())),
     ]
 
 

@@ -41,6 +41,21 @@ def test_volumes_presence_and_components(tmp_path):
     assert (organ["components"]["p0"], organ["components"]["p100"], lesion["components"]["p50"]) == (1, 2, 1)
 
 
+def test_cases_that_hold_a_class_are_named(tmp_path):
+    found = extract_label_fingerprint(_cases(tmp_path), DATASET, SimpleITKIO, tmp_path / "labels.json")
+    assert {name: found["classes"][name]["example_cases"] for name in ("organ", "lesion")} == {
+        "organ": ["a", "b"], "lesion": ["a"]}
+
+
+def test_a_structure_larger_than_the_window_has_a_thickness(tmp_path, monkeypatch):
+    labels = np.zeros((30, 30, 30), np.uint8)
+    labels[3:27, 3:27, 3:27] = 1
+    cases = {"a": _write(tmp_path, "a", labels)}
+    monkeypatch.setattr("ldseg_auto.fingerprint.MAX_THICKNESS_VOXELS", 4000)
+    found = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "labels.json")
+    assert found["classes"]["organ"]["thickness_mm"]["p100"] == pytest.approx(24, abs=4)
+
+
 def test_thickness_and_contact(tmp_path):
     cases = _cases(tmp_path)
     found = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "labels.json")

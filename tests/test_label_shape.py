@@ -28,6 +28,16 @@ def test_a_tube_in_2d_and_3d(radius):
     assert np.median(local_thickness_mm(disc, (1.0, 1.0))) == pytest.approx(2 * radius, abs=1.5)
 
 
+@pytest.mark.parametrize("radius", [3.0, 5.0, 8.0])
+def test_a_bent_tube_and_a_ball(radius):
+    """Beside the middle of the ridge the border is nearer, but the structure is no thinner there."""
+    z, y, x = np.indices((40, 60, 60)) - np.array([20, 30, 30]).reshape(3, 1, 1, 1)
+    tube = (y - 15 * np.sin(z / 30)) ** 2 + (x - 10 * np.cos(z / 40)) ** 2 < radius ** 2
+    ball = z ** 2 + y ** 2 + x ** 2 < radius ** 2
+    for mask in (tube, ball):
+        assert np.median(local_thickness_mm(mask, (1, 1, 1))) == pytest.approx(2 * radius, abs=2.5)
+
+
 def test_what_the_image_cuts_off_is_not_measured():
     mask = np.zeros((20, 20), bool)
     mask[:, :8] = True  # how far it goes on beyond the image, nobody knows

@@ -56,6 +56,6 @@ def _plan_and_preprocess(arguments: argparse.Namespace) -> None:
     from ldseg_auto.planners import explain as explanation
 
     plans = api.plan_and_preprocess([dataset_id(name) for name in names], **options)
-    if explain:
-        for name, planned in plans.items():
-            print(f"{name}\n{explanation.explain(planned)}")
+    for name, planned in plans.items():
+        for text in [f"{name}\n{explanation.explain(planned)}"] if explain else explanation.warnings(planned):
+            print(text)

@@ -58,7 +58,7 @@ def training_peak_bytes(config: LDSegConfig, patch: Sequence[int], batch_size: i
 
         return step, [network, optimizer, average]
 
-    return _peak_bytes(prepare)
+    return peak_bytes(prepare)
 
 
 def prediction_peak_bytes(config: LDSegConfig, patch: Sequence[int], images: int, num_inputs: int, num_heads: int,
@@ -79,7 +79,7 @@ def prediction_peak_bytes(config: LDSegConfig, patch: Sequence[int], images: int
 
         return step, [network]
 
-    return _peak_bytes(prepare)
+    return peak_bytes(prepare)
 
 
 def segmentation_loss(regions: bool) -> nn.Module:
@@ -90,7 +90,13 @@ def segmentation_loss(regions: bool) -> nn.Module:
     return DC_and_CE_loss(dice | {"do_bg": False}, {}, dice_class=MemoryEfficientSoftDiceLoss)
 
 
-def _peak_bytes(prepare: Callable[[], tuple[Callable[[], None], list[object]]]) -> int:
+def peak_bytes(prepare: Callable[[], tuple[Callable[[], None], list[object]]]) -> int:
+    """Of a step and of what exists before it.
+
+    Args:
+        prepare: () -> the step, and what exists: networks, optimisers, lists of tensors. Called where tensors have no
+            data.
+    """
     with FakeTensorMode():
         step, known = prepare()
         for optimizer in [each for each in known if isinstance(each, torch.optim.Optimizer)]:

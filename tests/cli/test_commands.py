@@ -69,14 +69,17 @@ class Recorder:
 
 
 def test_plan_passes_its_flags(world, monkeypatch, capsys):
-    called = Recorder({"Dataset004_Small": {"plans_name": "P"}})
+    latent = {"warnings": ["class core is thin"]}
+    called = Recorder({"Dataset004_Small": {"plans_name": "P", "dataset_name": "Dataset004_Small", "configurations": {
+        "2d": {"ldseg": {"latent": latent}}, "custom": {"inherits_from": "2d"}}}})
     monkeypatch.setattr("ldseg_auto.planners.api.plan_and_preprocess", called)
     monkeypatch.setattr("ldseg_auto.planners.explain.explain", lambda plans: f"because of {plans['plans_name']}")
     assert plan_and_preprocess.main(["-d", "4"]) == 0
     assert called.arguments == ([4],)
     assert called.options == {"verify_dataset_integrity": False, "clean": False, "no_preprocessing": False,
                               "verbose": False}
-    assert "because" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "because" not in out and "Dataset004_Small, 2d: WARNING: class core is thin" in out
     flags = ("-d Dataset004_Small -c 2d 3d_fullres -np 2 3 -npfp 4 -gpu_memory_target 8 -overwrite_target_spacing 1 2 3"
              " -pl LDSegPlannerResEncL -overwrite_plans_name P"
              " --verify_dataset_integrity --clean --no_pp --explain --verbose")

@@ -88,3 +88,24 @@ def test_same_seed_same_window(tmp_path, monkeypatch):
 
     assert np.array_equal(window(0), window(0))
     assert any(not np.array_equal(window(0), window(seed)) for seed in range(1, 5))
+
+
+def test_a_case_that_must_be_read_is_read_and_its_window_laid_around_the_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_maps, "MAX_CASES", 2)
+    monkeypatch.setattr(label_maps, "MAX_NATIVE_VOXELS", 500)
+    plain = np.minimum(_box(), 1)
+    cases = {name: _case(tmp_path, name, _box() if name == "c" else plain) for name in "abcd"}
+    ordinary = LabelMaps(cases, SimpleITKIO, [0, 1, 2], [0, 1, 2])
+    assert not any((labels == 2).any() for labels in ordinary.at_spacing((1, 1, 1), RESAMPLE))
+    for seed in range(3):
+        maps = LabelMaps(cases, SimpleITKIO, [0, 1, 2], [0, 1, 2], seed, must_hold={"c": [2]})
+        assert len(maps) == 2
+        assert any((labels == 2).sum() > 4 for labels in maps.at_spacing((1, 1, 1), RESAMPLE))
+
+
+def test_of_very_large_volumes_fewer_are_read(tmp_path, monkeypatch):
+    cases = {name: _case(tmp_path, name, _box()) for name in "abcdefgh"}
+    monkeypatch.setattr(label_maps, "MAX_READ_VOXELS", 2 * _box().size)
+    assert len(LabelMaps(cases, SimpleITKIO, [0, 1, 2], [0, 1, 2])) == label_maps.MIN_CASES
+    monkeypatch.setattr(label_maps, "MAX_READ_VOXELS", 100 * _box().size)
+    assert len(LabelMaps(cases, SimpleITKIO, [0, 1, 2], [0, 1, 2])) == 8

@@ -17,7 +17,7 @@ from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig, require_kno
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import load_plans
 from ldseg_auto.planners import ldseg_planner
-from ldseg_auto.planners.explain import explain
+from ldseg_auto.planners.explain import explain, warnings
 from ldseg_auto.planners.latent_geometry import label_coding_ceiling
 from ldseg_auto.planners.ldseg_planner import NETWORK_CLASS, PLANNERS, LDSegPlanner
 from ldseg_auto.planners.memory import TENSOR_SHARE, network_cost, prediction_bytes, training_bytes
@@ -232,6 +232,7 @@ def test_a_thin_class_gets_the_finest_latent_and_a_warning(nnunet_folders):
     warning, = latent["warnings"]
     assert "Class core is too thin for any but the finest" in warning and "2 x 2 x 2 mm" in warning
     assert f"WARNING: {warning}" in explain(plans)
+    assert f"{NAME}, 3d_fullres: WARNING: {warning}" in warnings(plans)
 
 
 def test_a_class_too_thin_for_any_latent_gets_the_finest_and_a_warning(nnunet_folders):

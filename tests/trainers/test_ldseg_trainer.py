@@ -7,6 +7,8 @@ import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
+from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT
+from ldseg_auto.errors import LDSegError
 from ldseg_auto.evaluation.latent_signs import SERIES
 from ldseg_auto.trainers import checkpoint
 from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
@@ -26,6 +28,12 @@ def make_trainer(world, cls=LDSegTrainer, configuration="3d_fullres", fold=1, **
                         "seed": 0, **attributes}.items():
         setattr(trainer, name, value)
     return trainer
+
+
+def test_plans_of_a_newer_version_are_refused(in_small_world):
+    plans = json.loads((in_small_world["preprocessed"] / "LDSegPlans.json").read_text())
+    with pytest.raises(LDSegError, match="newer ldseg_auto"):
+        LDSegTrainer(plans | {FORMAT_KEY: PLANS_FORMAT + 1}, "3d_fullres", 0, {}, torch.device("cpu"))
 
 
 def weights(trainer):
