@@ -147,15 +147,21 @@ def _describe_group(volume: np.ndarray, group: Sequence[int], boxes: Sequence[An
     if rng is not None:
         thickness = local_thickness_mm(mask[_window(mask, rng)], spacing_mm)
         if not len(thickness):  # thicker than the window: then it can be seen from further away, too
-            steps = [-(-edge // wanted) for edge, wanted in
-                     zip(mask.shape, _edges_within(mask.shape, MAX_THICKNESS_VOXELS), strict=True)]
-            coarse = mask[tuple(slice(None, None, step) for step in steps)]
-            thickness = local_thickness_mm(np.pad(coarse, 1), [s * step for s, step in
-                                                               zip(spacing_mm, steps, strict=True)])
+            thickness = _thickness_from_afar(mask, spacing_mm)
         if len(thickness) > THICKNESS_VALUES:
             thickness = rng.choice(thickness, THICKNESS_VALUES, replace=False)
     components = int(ndimage.label(mask, np.ones((3,) * mask.ndim))[1])
     return float(mask.sum() * np.prod(spacing_mm)), components, thickness
+
+
+def _thickness_from_afar(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Thickness on every n-th voxel, so that no more than `MAX_THICKNESS_VOXELS` are left."""
+    steps = [-(-edge // wanted) for edge, wanted in
+             zip(mask.shape, _edges_within(mask.shape, MAX_THICKNESS_VOXELS), strict=True)]
+    coarse = mask[tuple(slice(None, None, step) for step in steps)]
+    # the voxel that bounds the structure may have been left out; where the image ends there is none
+    ends = [(int(not mask.take(0, axis).any()), int(not mask.take(-1, axis).any())) for axis in range(mask.ndim)]
+    return local_thickness_mm(np.pad(coarse, ends), [s * step for s, step in zip(spacing_mm, steps, strict=True)])
 
 
 def _widened(box: tuple[slice, ...]) -> tuple[slice, ...]:

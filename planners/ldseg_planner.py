@@ -7,7 +7,7 @@ import json
 from contextlib import redirect_stdout
 from dataclasses import fields
 from functools import partial
-from math import isnan, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ldseg_auto.errors import LDSegError
 from ldseg_auto.fingerprint import FILE_NAME as LABEL_FINGERPRINT
 from ldseg_auto.fingerprint import label_groups
 from ldseg_auto.folders import PREPROCESSED, folder_of
+from ldseg_auto.planners.evidence import latent_evidence, thin_class_warnings
 from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps
 from ldseg_auto.planners.latent_geometry import (
     TARGET_MEAN,
@@ -224,63 +225,18 @@ class LatentPlanning(ExperimentPlanner):
 
     def _latent_evidence(self, choice: LatentChoice, strides: list[tuple[int, ...]], patch: list[int],
                          spacing: tuple[float, ...]) -> dict[str, Any]:
-        chosen = choice.ceiling
-        return {
-            "stride": list(chosen.stride),
-            "channels": chosen.channels,
-            "grid": [p // s for p, s in zip(patch, chosen.stride, strict=True)],
-            "cleared": choice.cleared,
-            "target_mean": self.target_mean,
-            "target_worst": self.target_worst,
-            "reason": ("the coarsest stride, then the fewest channels, that clear both targets" if choice.cleared else
-                       "no candidate clears both targets: the smallest shortfall"),
+        candidates, names = self._candidates(strides, spacing), self._class_names()
+        thickness = {name: described.get("thickness_mm", {}).get("p50")
+                     for name, described in self._label_fingerprint().get("classes", {}).items()}
+        return latent_evidence(choice, candidates, patch, names, (self.target_mean, self.target_worst)) | {
             "label_maps": len(self._maps(spacing)),
-            "warnings": self._warnings(choice, self._candidates(strides, spacing), spacing),
-            "candidates": [self._candidate_evidence(c, c == chosen) for c in self._candidates(strides, spacing)],
-        }
-
-    def _warnings(self, choice: LatentChoice, candidates: list[LatentCeiling],
-                  spacing: tuple[float, ...]) -> list[str]:
-        """A sentence for each class that is too thin for any latent, or for any but the finest."""
-        chosen = choice.ceiling
-        edge = " x ".join(f"{stride * step:.3g}" for stride, step in zip(chosen.stride, spacing, strict=True))
-        if not choice.cleared:
-            return [f"Class {name}{self._thickness(name)} keeps a Dice of only {dice:.2f} in the finest latent, whose "
-                    f"positions are {edge} mm: its predictions lose about as much. A finer target spacing "
-                    "(-overwrite_target_spacing) helps."
-                    for name, dice in zip(self._class_names(), chosen.dice_per_class, strict=True)
-                    if dice < self.target_worst]
-        coarser = [c for c in candidates if prod(c.stride) > prod(chosen.stride)]
-        if not coarser or prod(chosen.stride) > min(prod(c.stride) for c in candidates):
-            return []
-        best = np.nanmax([c.dice_per_class for c in coarser], axis=0)
-        return [f"Class {name}{self._thickness(name)} is too thin for any but the finest latent, whose positions are "
-                f"{edge} mm: the next coarser one keeps a Dice of at most {dice:.2f}. Sampling takes longer for it."
-                for name, dice in zip(self._class_names(), best, strict=True) if dice < self.target_worst]
-
-    def _thickness(self, name: str) -> str:
-        """The class's median thickness, where the label fingerprint tells."""
-        described = self._label_fingerprint().get("classes", {}).get(name, {})
-        median = described.get("thickness_mm", {}).get("p50")
-        return "" if median is None else f" (thickness {median:.2g} mm)"
+            "warnings": thin_class_warnings(choice, candidates, spacing, names, self.target_worst, thickness)}
 
     def _label_fingerprint(self) -> dict[str, Any]:
         """Of these cases; empty where there is none."""
         file = folder_of(PREPROCESSED) / self.dataset_name / LABEL_FINGERPRINT
         fingerprint = json.loads(file.read_text()) if file.is_file() else {}
         return fingerprint if fingerprint.get("cases") == sorted(self.dataset) else {}
-
-    def _candidate_evidence(self, ceiling: LatentCeiling, chosen: bool) -> dict[str, Any]:
-        return {
-            "stride": list(ceiling.stride),
-            "channels": ceiling.channels,
-            "mean": round(ceiling.mean, 4),
-            "worst": round(ceiling.worst, 4),
-            "per_class": {name: None if isnan(dice) else round(dice, 4)
-                          for name, dice in zip(self._class_names(), ceiling.dice_per_class, strict=True)},
-            "method": ceiling.method,
-            "chosen": chosen,
-        }
 
     def _class_names(self) -> list[str]:
         """In the order of the network's foreground outputs."""
@@ -291,7 +247,7 @@ class LatentPlanning(ExperimentPlanner):
         _, share = choose_denoiser_features(config, patch, self._num_inputs, self._num_heads, self.denoiser_share)
         return {"features": list(config.denoiser_features), "share_of_image_encoder": round(share, 4),
                 "limit": round(self.denoiser_share, 4),
-                "reason": "the widest whose one call stays below the limit, in multiply-adds at batch 1"
+                "reason": "the widest within both limits: multiply-adds of a call, and half of the encoder's weights"
                           if share <= self.denoiser_share else "the narrowest: all others cost still more"}
 
     def _memory_evidence(self, config: LDSegConfig, patch: list[int], batch_size: int) -> dict[str, Any]:
