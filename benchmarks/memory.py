@@ -64,7 +64,8 @@ def network(spacing: tuple, patch: tuple, latent: int, channels: int, encoder: s
 
 def compare() -> None:
     rows = []
-    print("| patch | stride | channels | encoder | classes | batch | bits | training, GB | error | prediction, GB | error |")
+    print("| patch | stride | channels | encoder | classes | batch | bits | training, GB | error | prediction, GB "
+          "| error |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for spacing, patch, latent, channels, encoder, inputs, classes, batch in PLANS:
         config = network(spacing, patch, latent, channels, encoder)
@@ -77,9 +78,9 @@ def compare() -> None:
             rows.append({"patch": patch, "stride": config.latent_stride, "channels": channels, "encoder": encoder,
                          "classes": classes, "batch_size": batch, "half": half, "counted_bytes": counted,
                          "model_bytes": model, "errors": errors})
-            print(f"| {'x'.join(map(str, patch))} | {'x'.join(map(str, config.latent_stride))} | {channels} | {encoder} "
-                  f"| {classes} | {batch} | {16 if half else 32} | {counted[0] / 1e9:.2f} | {errors[0]:+.1%} "
-                  f"| {counted[1] / 1e9:.3f} | {errors[1]:+.1%} |", flush=True)
+            print(f"| {'x'.join(map(str, patch))} | {'x'.join(map(str, config.latent_stride))} | {channels} "
+                  f"| {encoder} | {classes} | {batch} | {16 if half else 32} | {counted[0] / 1e9:.2f} "
+                  f"| {errors[0]:+.1%} | {counted[1] / 1e9:.3f} | {errors[1]:+.1%} |", flush=True)
     for index, name in enumerate(("training", "prediction")):
         errors = [abs(row["errors"][index]) for row in rows]
         print(f"{name}: {len(rows)} comparisons, error {np.mean(errors):.1%} on average, {max(errors):.1%} at most")

@@ -120,8 +120,8 @@ class LDSegConfig:
         unknown = sorted(set(arch_kwargs) - known)
         if unknown:
             raise LDSegError(f"Unknown keys in the plans' arch_kwargs: {', '.join(unknown)}.",
-                             "They were written by another version: install that one, or plan and train again with this "
-                             "one.")
+                             "They were written by another version: install that one, or plan and train again with "
+                             "this one.")
         try:
             return cls(**{name: _as_tuple(value) for name, value in arch_kwargs.items()})
         except TypeError as error:

@@ -61,7 +61,8 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
         cases: identifier -> {"label": file, ...}, as nnU-Net lists them.
         dataset_json: nnU-Net's description of the data set.
         reader_class: nnU-Net's reader of these files.
-        file: where the result is written; what is there for the same cases is returned as it is, unless `clean`.
+        file: where the result is written; what is there for the same cases and labels is returned as it is,
+            unless `clean`.
         num_processes: worker processes at most; few or small files are read in this process.
 
     Returns:
@@ -76,7 +77,8 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
     """
     if file.is_file() and not clean:
         known = json.loads(file.read_text())
-        if known.get("cases") == sorted(cases) and known.get("format") == FORMAT:
+        if (known.get("cases"), known.get("format"), known.get("described")) == (
+                sorted(cases), FORMAT, dataset_json["labels"]):
             return known
     manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
     groups = label_groups(manager, dataset_json["labels"])
@@ -94,9 +96,11 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
                          "\n", f"Allowed values are {sorted(allowed)}: correct these files, or the labels in "
                          "dataset.json.")
     contact = _contact(results, [names.get(v, f"label {v}") for v in labels])
-    fingerprint = _summary(results, groups) | {"contact": contact}
+    fingerprint = _summary(results, groups) | {"contact": contact, "described": dataset_json["labels"]}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(fingerprint, indent=2))
+    temporary = file.with_suffix(".part")
+    temporary.write_text(json.dumps(fingerprint, indent=2))
+    temporary.replace(file)
     return fingerprint
 
 

@@ -52,7 +52,7 @@ def _candidate(ceiling: LatentCeiling, class_names: Sequence[str], chosen: bool)
 def thin_class_warnings(choice: LatentChoice, candidates: Sequence[LatentCeiling], spacing_mm: Sequence[float],
                         class_names: Sequence[str], target_worst: float,
                         thickness_mm: Mapping[str, float | None]) -> list[str]:
-    """A sentence for each class that is too thin for any latent, or for any but the finest.
+    """A sentence for each class that is too thin for any latent, or for any but the finest, or was not seen.
 
     Args:
         choice: one of the candidates.
@@ -66,14 +66,18 @@ def thin_class_warnings(choice: LatentChoice, candidates: Sequence[LatentCeiling
     edge = " x ".join(f"{stride * step:.3g}" for stride, step in zip(chosen.stride, spacing_mm, strict=True))
     named = [name if thickness_mm.get(name) is None else f"{name} (thickness {thickness_mm[name]:.2g} mm)"
              for name in class_names]
+    unseen = [f"Class {name} was not found in the label maps that were read: the latent is chosen without it."
+              for name, dice in zip(named, chosen.dice_per_class, strict=True) if isnan(dice)]
     if not choice.cleared:
-        return [f"Class {name} keeps a Dice of only {dice:.2f} in the finest latent, whose positions are {edge} mm: its "
-                "predictions lose about as much. A finer target spacing (-overwrite_target_spacing) helps."
+        thin = [f"Class {name} keeps a Dice of only {dice:.2f} in the finest latent, whose positions are {edge} mm: "
+                "its predictions lose about as much. A finer target spacing (-overwrite_target_spacing) helps."
                 for name, dice in zip(named, chosen.dice_per_class, strict=True) if dice < target_worst]
+        return unseen + (thin or [f"The finest latent keeps a mean Dice of only {chosen.mean:.2f}."])
     coarser = [c for c in candidates if prod(c.stride) > prod(chosen.stride)]
     if not coarser or prod(chosen.stride) > min(prod(c.stride) for c in candidates):
-        return []
+        return unseen
     best = np.array([c.dice_per_class for c in coarser]).max(axis=0)
-    return [f"Class {name} is too thin for any but the finest latent, whose positions are {edge} mm: the next coarser "
-            f"one keeps a Dice of at most {dice:.2f}. Sampling takes longer for it."
-            for name, dice in zip(named, best, strict=True) if dice < target_worst]
+    return unseen + [
+        f"Class {name} is too thin for any but the finest latent, whose positions are {edge} mm: the next coarser one "
+        f"keeps a Dice of at most {dice:.2f}. Sampling takes longer for it."
+        for name, dice in zip(named, best, strict=True) if dice < target_worst]

@@ -12,7 +12,7 @@ _WARNING = "WARNING: "
 def explain(plans: Mapping[str, Any]) -> str:
     """What was planned and why, one section per configuration of `LDSegPlans.json`."""
     head = "\n".join([f"Plans {plans['plans_name']} for {plans['dataset_name']}", *describe_data(plans)])
-    sections = [_section(name, plan) if "ldseg" in plan else f"{name}: written by hand, nothing to explain."
+    sections = [_section(name, plan) if is_explained(plan) else f"{name}: written by hand, nothing to explain."
                 for name, plan in plans["configurations"].items()]
     return "\n\n".join([head, *sections])
 
@@ -46,11 +46,16 @@ def describe_configuration(plan: Mapping[str, Any]) -> list[str]:
         f"Denoiser: widths {_times(denoiser['features'])}, {denoiser['share_of_image_encoder']:.0%} of the image "
         f"encoder's multiply-adds per call (limit {denoiser['limit']:.0%}): {denoiser['reason']}.",
         f"Memory: about {memory['estimate_gb']:.2g} of {memory['target_gb']:g} GB in training, "
-        f"{memory['training_tensors_gb']:.2g} GB of it tensors; a tile's prediction needs "
-        f"{memory['prediction_tensors_gb']:.2g} GB of tensors; {memory['parameters'] / 1e6:.1f} million parameters. "
+        f"{memory['training_tensors_gb']:.2g} GB of it tensors; encoding and decoding one tile "
+        f"takes {memory['prediction_tensors_gb']:.2g} GB; {memory['parameters'] / 1e6:.1f} million parameters. "
         f"Feature-map values per sample, in millions: {parts} (the label decoder runs twice).",
         *(f"{_WARNING}{warning}" for warning in latent.get("warnings", ())),
     ]
+
+
+def is_explained(plan: Mapping[str, Any]) -> bool:
+    """Whether this version's planner wrote the configuration; others are a user's or an older version's."""
+    return "training_tensors_gb" in plan.get("ldseg", {}).get("memory", {})
 
 
 def candidate_rows(latent: Mapping[str, Any]) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """Training label maps as the network will see them: transposed, cropped, at a configuration's spacing.
 
-A few cases and a bounded window of each are enough to measure how well labels can be coded, and keep the planner at
-seconds and at some 100 MB for data of any size.
+A few cases and a bounded window of each are enough to measure how well labels can be coded. One file is read at a
+time; only its window is kept.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ MIN_CASES = 5  # however large
 MAX_READ_VOXELS = 1_500_000_000  # of all cases together: files of this size take about a minute to read
 MAX_NATIVE_VOXELS = 4_000_000  # kept of a case
 MAX_VOXELS = 1_000_000  # of a case at the configuration's spacing
+FEW_CLASSES = 6  # with more, fewer cases are read: classes are resampled one by one
 MAX_SLICES = 16  # of a case, 2D
 _MARGIN_VOXELS = 8  # around the foreground: blocks at its border need their background
 
@@ -31,7 +32,7 @@ Resample = Callable[[np.ndarray, Sequence[int], Sequence[float], Sequence[float]
 class NativeLabels(NamedTuple):
     labels: np.ndarray  # (z, y, x) after the transpose: class index or IGNORED
     spacing_mm: tuple[float, ...]
-    focus: tuple[int, ...] = ()  # class indices that a window is laid around, where they occur
+    focus: int | None = None  # class that windows and slices are laid around, where it occurs
 
 
 class LabelMaps:
@@ -54,20 +55,22 @@ class LabelMaps:
         self._rng = np.random.default_rng(seed)
         self._read: list[NativeLabels] = []
         must_hold = must_hold or {}
-        wanted = max(min(MAX_CASES, len(cases)), len(must_hold))
+        most = max(MIN_CASES, MAX_CASES * min(len(labels), FEW_CLASSES) // len(labels))
+        wanted = max(min(MAX_CASES, most, len(cases)), len(must_hold))
         order = list(dict.fromkeys([*sorted(must_hold), *spread_evenly(sorted(cases), wanted)]))
-        voxels = 0
+        voxels = found = 0
         with tqdm(total=wanted, desc="Label maps for the latent") as progress:
             for name in order:
                 native = read_labels(cases[name]["label"], reader_class, labels, transpose_forward)
                 voxels += native.labels.size
                 if (native.labels > 0).any():
-                    focus = tuple(must_hold.get(name, ()))
-                    box = self._crop(native.labels, MAX_NATIVE_VOXELS, focus)
-                    self._read.append(NativeLabels(native.labels[box].copy(), native.spacing_mm, focus))
+                    for focus in must_hold.get(name, (None,)):  # a window for each
+                        box = self._crop(native.labels, MAX_NATIVE_VOXELS, focus)
+                        self._read.append(NativeLabels(native.labels[box].copy(), native.spacing_mm, focus))
+                    found += 1
                     progress.update()
                 enough = max(len(must_hold), MIN_CASES if voxels > MAX_READ_VOXELS else wanted)
-                if len(self._read) >= enough:
+                if found >= enough:
                     break
 
     def __len__(self) -> int:
@@ -89,7 +92,7 @@ class LabelMaps:
             target = [float(s) for s in spacing_mm]
             if len(target) == 2:  # nnU-Net leaves the distance of slices as it is
                 target = [native.spacing_mm[0], *target]
-                labels = _slices_with_foreground(labels)
+                labels = _slices_with_foreground(labels, native.focus)
             growth = prod(old / new for old, new in zip(native.spacing_mm, target, strict=True))
             labels = labels[self._window(labels, max(1, int(MAX_VOXELS / growth)), native.focus)]
             shape = np.maximum(1, compute_new_shape(labels.shape, native.spacing_mm, target))
@@ -97,22 +100,22 @@ class LabelMaps:
             maps.extend(resampled if len(spacing_mm) == 2 else [resampled])
         return maps
 
-    def _crop(self, labels: np.ndarray, max_voxels: int, focus: tuple[int, ...]) -> tuple[slice, ...]:
+    def _crop(self, labels: np.ndarray, max_voxels: int, focus: int | None) -> tuple[slice, ...]:
         """Bounding box of the foreground with a margin, cut down to the limit."""
         found = ndimage.find_objects((labels > 0).astype(np.int8))[0]
         box = tuple(slice(max(0, s.start - _MARGIN_VOXELS), s.stop + _MARGIN_VOXELS) for s in found)
         inner = self._window(labels[box], max_voxels, focus)
         return tuple(slice(outer.start + s.start, outer.start + s.stop) for outer, s in zip(box, inner, strict=True))
 
-    def _window(self, labels: np.ndarray, max_voxels: int, focus: tuple[int, ...]) -> tuple[slice, ...]:
-        """A box of at most `max_voxels` (all if that suffices) around a random voxel of a random class, one in focus if
-        it is present."""
-        shrink = min(1.0, (max_voxels / labels.size) ** (1 / labels.ndim))
+    def _window(self, labels: np.ndarray, max_voxels: int, focus: int | None) -> tuple[slice, ...]:
+        """A box of at most `max_voxels` (all if that suffices) around a random voxel of the class in focus, or of a
+        random one."""
+        shrink = min(1.0, (max_voxels / labels.size) ** (1 / max(1, sum(edge > 1 for edge in labels.shape))))
         edges = [max(1, int(edge * shrink)) for edge in labels.shape]
         if shrink == 1.0:
             return tuple(slice(0, edge) for edge in labels.shape)
         present = [label for label in np.unique(labels) if label > 0]
-        present = [label for label in present if label in focus] or present
+        present = [focus] if focus in present else present
         voxels = np.argwhere(labels == self._rng.choice(present))
         centre = voxels[self._rng.integers(len(voxels))]
         starts = [int(np.clip(c - edge // 2, 0, size - edge))
@@ -129,7 +132,8 @@ def read_labels(file: str, reader_class: type[BaseReaderWriter], labels: Sequenc
     index_of_value = np.full(highest - lowest + 1, IGNORED, dtype=np.int16)
     for index, label in enumerate(labels):
         index_of_value[label - lowest] = index
-    return NativeLabels(index_of_value[volume - lowest] if lowest else index_of_value[volume], tuple(float(properties["spacing"][axis]) for axis in transpose_forward))
+    indices = index_of_value[volume - lowest] if lowest else index_of_value[volume]
+    return NativeLabels(indices, tuple(float(properties["spacing"][axis]) for axis in transpose_forward))
 
 
 def spread_evenly(names: Sequence[str], wanted: int) -> list[str]:
@@ -138,8 +142,18 @@ def spread_evenly(names: Sequence[str], wanted: int) -> list[str]:
     return [*first, *(name for name in names if name not in set(first))]
 
 
-def _slices_with_foreground(labels: np.ndarray) -> np.ndarray:
-    """Up to `MAX_SLICES` slices of (z, y, x), evenly spread over those with foreground."""
-    found = np.flatnonzero((labels > 0).any(axis=(1, 2)))
+def nearest_label(labels: np.ndarray) -> np.ndarray:
+    """Ignored voxels take the label of the nearest voxel that has one."""
+    ignored = labels == IGNORED
+    if not ignored.any() or ignored.all():
+        return labels
+    return labels[tuple(ndimage.distance_transform_edt(ignored, return_distances=False, return_indices=True))]
+
+
+def _slices_with_foreground(labels: np.ndarray, focus: int | None) -> np.ndarray:
+    """Up to `MAX_SLICES` slices of (z, y, x), evenly spread over those with the class in focus, or any foreground."""
+    found = np.flatnonzero((labels == focus).any(axis=(1, 2)) if focus is not None else np.zeros(0))
+    if not len(found):
+        found = np.flatnonzero((labels > 0).any(axis=(1, 2)))
     chosen = np.linspace(0, len(found) - 1, min(MAX_SLICES, len(found))).round().astype(int)
     return labels[found[chosen]]

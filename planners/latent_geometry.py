@@ -15,7 +15,8 @@ CHANNELS = (1, 2, 4, 8, 16, 32)
 JOINT_MAX_DIMENSIONS = 4000  # above, linear coding of all classes at once is slow and far below what is learned
 JOINT_MAX_CLASSES = 6
 # Reason for the targets: label coding may cost at most half of the prediction's error, and a good segmentation of a
-# difficult structure has a Dice of about .85. Learned codes came within about .01 of the PCA's (c = 8, stride 4).
+# difficult structure has a Dice of about .85. Where the ceiling is that high, learned codes came within .03 of it or
+# above (measured: benchmarks/RESULTS.md).
 TARGET_MEAN = 0.925
 TARGET_WORST = 0.90
 _FIT_VALUES = 8_000_000  # numbers in the matrix the axes are fitted to: 32 MB in float32
@@ -45,6 +46,11 @@ class LatentCeiling:
         present = self._present()
         return float(present.min()) if len(present) else 0.0
 
+    @property
+    def seen(self) -> bool:
+        """Whether any class occurred where nothing was ignored."""
+        return len(self._present()) > 0
+
     def _present(self) -> np.ndarray:
         dice = np.asarray(self.dice_per_class, dtype=float)
         return dice[~np.isnan(dice)]
@@ -73,10 +79,10 @@ def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, str
 
     The maps are cut into blocks of the stride's size (padded with background), the blocks written one-hot (regions:
     multi-hot), principal components fitted to the blocks that hold more than one label, drawn so that every class
-    weighs the same, those blocks rebuilt from `channels` components, and each voxel given the largest class (regions: above 0.5). Blocks of one label count as
-    perfect. Two-fold: the components that rebuild one half of the maps are fitted to the other half, because on few
-    cases as many components as blocks would look perfect; a class that only one half holds is rebuilt by components
-    of both. Dice is pooled over all voxels.
+    weighs the same, those blocks rebuilt from `channels` components, and each voxel given the largest class (regions:
+    above 0.5). Blocks of one label count as perfect. Two-fold: the components that rebuild one half of the maps are
+    fitted to the other half, because on few cases as many components as blocks would look perfect; a class that only
+    one half holds is rebuilt by components of both. Dice is pooled over all voxels.
 
     Above 4,000 dimensions or 6 classes each class is coded against the rest instead, with channels / log2(classes)
     components (at most half): a block must hold the border's shape and which of the classes meet there, and a linear
@@ -90,7 +96,7 @@ def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, str
         channels: latent channels to try.
         regions: label values of each region; None where labels exclude each other.
         max_fit_blocks: blocks the components are fitted to, drawn at random.
-        max_blocks: blocks rebuilt (per half), drawn at random and weighted up.
+        max_blocks: blocks rebuilt (per half), drawn at random, every class equally often, and weighted back.
         seed: of both draws.
 
     Returns:
@@ -98,7 +104,7 @@ def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, str
     """
     stride = tuple(int(s) for s in stride)
     codes, is_region = _head_codes(num_classes, regions)
-    maps_blocks = [_cut_blocks(label_map, stride) for label_map in label_maps]
+    maps_blocks = [_cut_blocks(label_map, stride) for label_map in _at_least_two(label_maps, stride)]
     limits = (max_fit_blocks, max_blocks)
     joint = prod(stride) * codes.shape[1] <= JOINT_MAX_DIMENSIONS and codes.shape[1] <= JOINT_MAX_CLASSES
     if joint:
@@ -147,6 +153,15 @@ def grid_is_large_enough(patch: Sequence[int], stride: Sequence[int], min_edge: 
     return all(s == 1 or p // s >= min_edge for p, s in zip(patch, stride, strict=True))
 
 
+def _at_least_two(label_maps: Sequence[np.ndarray], stride: tuple[int, ...]) -> Sequence[np.ndarray]:
+    """A single map is cut in two, so that what is rebuilt was not fitted to."""
+    if len(label_maps) != 1 or label_maps[0].ndim != len(stride):
+        return label_maps
+    axis = int(np.argmax([n // step for n, step in zip(label_maps[0].shape, stride, strict=True)]))
+    middle = stride[axis] * (-(-label_maps[0].shape[axis] // stride[axis]) // 2)
+    return [part for part in np.split(label_maps[0], [middle], axis=axis) if part.size]
+
+
 def _head_codes(num_classes: int, regions: Sequence[Sequence[int]] | None) -> tuple[np.ndarray, bool]:
     """What each label value is to each output: (num_classes, heads), 0 or 1; and whether outputs overlap."""
     if regions is None:
@@ -182,15 +197,14 @@ def _coding_dice(maps_blocks: Sequence[np.ndarray], codes: np.ndarray, channels:
         if not len(border):
             continue
         other = halves[1 - index][0]
-        drawn = _draw(border, limits[1], _EVAL_VALUES, kinds, np.random.default_rng(seed))
+        drawn, weights = _draw_weighted(border, limits[1], kinds, seed)
         held_out = len(other) > 0
-        both = _coded(drawn, other if held_out else border, kinds, channels, is_region, limits[0], seed)
+        both = _coded(drawn, weights, other if held_out else border, kinds, channels, is_region, limits[0], seed)
         only_here = ~_heads_in(other, kinds) & _heads_in(border, kinds)
         if held_out and only_here.any():
             # a class that occurs in one half only: nothing else can tell how it is coded
-            together = _coded(drawn, everywhere, kinds, channels, is_region, limits[0], seed)
+            together = _coded(drawn, weights, everywhere, kinds, channels, is_region, limits[0], seed)
             both = np.where(only_here, together, both)
-        both = both * (len(border) / len(drawn))
         overlap += both[0]
         total += both[1]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -211,12 +225,23 @@ def _split_constant(parts: Sequence[np.ndarray], kinds: np.ndarray,
     return (np.concatenate(borders) if borders else np.zeros((0, 1), np.uint8)), constant
 
 
-def _coded(blocks: np.ndarray, fit_to: np.ndarray, kinds: np.ndarray, channels: Sequence[int], is_region: bool,
-           max_fit_blocks: int, seed: int) -> np.ndarray:
+def _draw_weighted(blocks: np.ndarray, limit: int, kinds: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """All blocks, or a number in which every head is drawn equally often; and how many blocks each stands for."""
+    limit = max(1, min(limit, _EVAL_VALUES // (blocks.shape[1] * kinds.shape[1])))
+    if len(blocks) <= limit:
+        return blocks, np.ones(len(blocks))
+    probabilities = _balance(blocks, kinds)
+    drawn = np.random.default_rng(seed).choice(len(blocks), limit, p=probabilities)
+    return blocks[drawn], 1 / (limit * probabilities[drawn])
+
+
+def _coded(blocks: np.ndarray, weights: np.ndarray, fit_to: np.ndarray, kinds: np.ndarray, channels: Sequence[int],
+           is_region: bool, max_fit_blocks: int, seed: int) -> np.ndarray:
     """`_rebuild` of the blocks, by axes fitted to some of `fit_to` in which every head weighs the same."""
     rng = np.random.default_rng(seed)
-    fitted = _draw(fit_to, max_fit_blocks, _FIT_VALUES, kinds, rng, _balance(fit_to, kinds))
-    return _rebuild(blocks, kinds, *_principal_axes(fitted, kinds, max(channels), rng), channels, is_region)
+    limit = max(1, min(max_fit_blocks, _FIT_VALUES // (fit_to.shape[1] * kinds.shape[1])))
+    fitted = fit_to[rng.choice(len(fit_to), limit, p=_balance(fit_to, kinds))]
+    return _rebuild(blocks, weights, kinds, *_principal_axes(fitted, kinds, max(channels), rng), channels, is_region)
 
 
 def _heads_in(blocks: np.ndarray, kinds: np.ndarray) -> np.ndarray:
@@ -231,15 +256,6 @@ def _balance(blocks: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     numbers = holds.sum(axis=0)
     weights = (holds / np.maximum(numbers, 1)).sum(axis=1)
     return weights / weights.sum()
-
-
-def _draw(blocks: np.ndarray, limit: int, max_values: int, kinds: np.ndarray, rng: np.random.Generator,
-          probabilities: np.ndarray | None = None) -> np.ndarray:
-    """Up to `limit` blocks; with probabilities drawn with replacement."""
-    limit = max(1, min(limit, max_values // (blocks.shape[1] * kinds.shape[1])))
-    if probabilities is not None:
-        return blocks[rng.choice(len(blocks), limit, p=probabilities)]
-    return blocks if len(blocks) <= limit else blocks[rng.choice(len(blocks), limit, replace=False)]
 
 
 def _principal_axes(blocks: np.ndarray, kinds: np.ndarray, count: int,
@@ -257,18 +273,19 @@ def _principal_axes(blocks: np.ndarray, kinds: np.ndarray, count: int,
     return mean, (basis @ rotation).T[:count]
 
 
-def _rebuild(blocks: np.ndarray, kinds: np.ndarray, mean: np.ndarray, axes: np.ndarray, channels: Sequence[int],
-             is_region: bool) -> np.ndarray:
-    """(2, channels, heads): voxels where truth and rebuilt label agree, and the sum of voxels of both."""
+def _rebuild(blocks: np.ndarray, weights: np.ndarray, kinds: np.ndarray, mean: np.ndarray, axes: np.ndarray,
+             channels: Sequence[int], is_region: bool) -> np.ndarray:
+    """(2, channels, heads): voxels where truth and rebuilt label agree, and the sum of voxels of both; weighted."""
     heads = kinds.shape[1]
     result = np.zeros((2, len(channels), heads))
     chunk = max(1, _CHUNK_VALUES // len(mean))
     for start in range(0, len(blocks), chunk):
         truth = kinds[blocks[start:start + chunk]]  # (n, voxels, heads)
+        weight = weights[start:start + chunk]
         coefficients = (truth.reshape(len(truth), -1) - mean) @ axes.T
         for index, count in enumerate(channels):
             rebuilt = (mean + coefficients[:, :count] @ axes[:count]).reshape(truth.shape)
             predicted = rebuilt > 0.5 if is_region else rebuilt.argmax(-1)[..., None] == np.arange(heads)
-            result[0, index] += (predicted & (truth > 0.5)).sum((0, 1))
-            result[1, index] += predicted.sum((0, 1)) + truth.sum((0, 1))
+            result[0, index] += weight @ (predicted & (truth > 0.5)).sum(1)
+            result[1, index] += weight @ (predicted.sum(1) + truth.sum(1))
     return result

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
     nnUNetPlannerResEncL,
     nnUNetPlannerResEncM,
     nnUNetPlannerResEncXL,
@@ -25,7 +26,7 @@ from ldseg_auto.fingerprint import FILE_NAME as LABEL_FINGERPRINT
 from ldseg_auto.fingerprint import label_groups
 from ldseg_auto.folders import PREPROCESSED, folder_of
 from ldseg_auto.planners.evidence import latent_evidence, thin_class_warnings
-from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps
+from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps, nearest_label
 from ldseg_auto.planners.latent_geometry import (
     TARGET_MEAN,
     TARGET_WORST,
@@ -46,6 +47,7 @@ from ldseg_auto.planners.memory import (
 
 NETWORK_CLASS = "ldseg_auto.networks.ldseg_net.LDSegNet"
 MAX_BLOCK_VOXELS = 4096  # coarser latents are not examined
+_PLANNED = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")  # by nnU-Net's planner; others are a user's
 _SPACING_TOLERANCE = 0.15  # relative; within it the search for 3d_lowres shares its evidence
 
 
@@ -86,10 +88,12 @@ class LatentPlanning(ExperimentPlanner):
         """
         spacing = self._evidence_spacing(self._planned_spacing, _SPACING_TOLERANCE)
         config, _ = self._design_network(arch_kwargs, patch_size, spacing)
-        elements, batch_size = self._reference(len(patch_size))
+        elements, reference_batch = self._reference(len(patch_size))
+        # the residual planners' loop asks for the reference batch, the plain one for the smallest
+        batch_size = reference_batch if isinstance(self, ResEncUNetPlanner) else self.UNet_min_batch_size
         needed = training_bytes(config, patch_size, batch_size, input_channels, self._num_heads)
         available = self.UNet_reference_val_corresp_GB * 1e9 * TENSOR_SHARE[len(patch_size)]
-        return round(elements * needed / available)
+        return round(elements * needed / available * reference_batch / batch_size)
 
     def get_plans_for_configuration(self, spacing: Any, median_shape: Any, data_identifier: str,
                                     approximate_n_voxels_dataset: float, _cache: dict) -> dict:
@@ -98,6 +102,10 @@ class LatentPlanning(ExperimentPlanner):
         # nnU-Net's cache of estimates does not tell spacings apart, and ours cost nothing
         plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier,
                                                    approximate_n_voxels_dataset, {})
+        # nnU-Net scales its batch as if weights took memory by the sample; ours is what fits, within nnU-Net's share
+        patch_voxels = prod(int(p) for p in plan["patch_size"])
+        share = round(approximate_n_voxels_dataset * self.max_dataset_covered / patch_voxels)
+        plan["batch_size"] = max(share, self.UNet_min_batch_size)
         self._write_network(plan, self._evidence_spacing(self._planned_spacing, _SPACING_TOLERANCE))
         return plan
 
@@ -118,7 +126,21 @@ class LatentPlanning(ExperimentPlanner):
         for plan in plans["configurations"].values():
             plan.pop("next_stage", None)
             self._write_network(plan, tuple(float(s) for s in plan["spacing"]))
+        self._drop_stale_configurations(plans)
         super().save_plans(plans)
+
+    def _drop_stale_configurations(self, plans: dict) -> None:
+        """nnU-Net keeps every configuration that a plans file of that name had; those that the planner made then, and
+        not this time, are not kept: the plans would depend on what was there before."""
+        file = folder_of(PREPROCESSED) / self.dataset_name / f"{plans['plans_name']}.json"
+        saved = json.loads(file.read_text()) if file.is_file() else {"configurations": {}}
+        stale = [name for name in _PLANNED if name in saved["configurations"] and name not in plans["configurations"]]
+        for name in stale:
+            del saved["configurations"][name]
+        if stale:
+            temporary = file.with_suffix(".part")
+            temporary.write_text(json.dumps(saved, indent=4))
+            temporary.replace(file)
 
     @property
     def _num_heads(self) -> int:
@@ -189,8 +211,11 @@ class LatentPlanning(ExperimentPlanner):
             if self.label_manager.has_regions:
                 regions = [[labels.index(int(v)) for v in np.atleast_1d(region)]
                            for region in self.label_manager.foreground_regions]
-            self._ceilings[spacing, stride] = label_coding_ceiling(self._maps(spacing), len(labels), stride,
-                                                                   regions=regions)
+            measure = partial(label_coding_ceiling, num_classes=len(labels), stride=stride, regions=regions)
+            ceilings = measure(self._maps(spacing))
+            if not any(ceiling.seen for ceiling in ceilings):  # sparsely annotated: no block without an ignored voxel
+                ceilings = measure([nearest_label(each) for each in self._maps(spacing)])
+            self._ceilings[spacing, stride] = ceilings
         return self._ceilings[spacing, stride]
 
     def _maps(self, spacing: tuple[float, ...]) -> list[np.ndarray]:
@@ -210,10 +235,11 @@ class LatentPlanning(ExperimentPlanner):
         """A case for each class that not every case holds, and the class's indices."""
         labels = [int(label) for label in self.label_manager.all_labels]
         found: dict[str, list[int]] = {}
-        for described in self._label_fingerprint().get("classes", {}).values():
-            if described["share_of_cases"] < 1 and described.get("example_cases"):
+        for index, described in enumerate(self._label_fingerprint().get("classes", {}).values()):
+            examples = described.get("example_cases")
+            if described["share_of_cases"] < 1 and examples:
                 indices = [labels.index(value) for value in described["label_values"] if value in labels]
-                found.setdefault(described["example_cases"][0], []).extend(indices)
+                found.setdefault(examples[index % len(examples)], []).extend(indices)
         return dict(list(found.items())[:MAX_CASES])
 
     def _evidence_spacing(self, spacing: tuple[float, ...], tolerance: float) -> tuple[float, ...]:
@@ -262,7 +288,7 @@ class LatentPlanning(ExperimentPlanner):
                 "prediction_tensors_gb": round(prediction_bytes(config, patch, 1, *network) / 1e9, 3)}
 
     def _batch_size_that_fits(self, config: LDSegConfig, patch: list[int], batch_size: int) -> int:
-        """nnU-Net scales the reference batch, as if weights took memory by the sample: below it they are undercounted."""
+        """The given one or the largest below it that the memory target allows; nnU-Net plans no smaller one than 2."""
         one, two = (training_bytes(config, patch, n, self._num_inputs, self._num_heads) for n in (1, 2))
         available = self.UNet_vram_target_GB * 1e9 * TENSOR_SHARE[len(patch)]
         return max(self.UNet_min_batch_size, min(batch_size, int((available - one) / (two - one)) + 1))

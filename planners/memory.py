@@ -16,9 +16,9 @@ from ldseg_auto.config import LDSegConfig
 
 # In training the label decoder runs on the true z_0 and on its estimate; all other parts run once.
 PASSES = {"image_encoder": 1, "top_down": 1, "heads": 1, "label_encoder": 1, "label_decoder": 2, "denoiser": 1}
-DENOISER_WIDTHS = (32, 48, 64, 96, 128, 192, 256)
+DENOISER_WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 MAX_ATTENTION_POSITIONS = 4096  # at the denoiser's lowest level
-DENOISER_SHARE = 1 / 10  # of the image encoder, per call: the 10 of 5 samples x 2 steps cost no more than the encoder
+DENOISER_SHARE = 1 / 10  # of the image encoder, per call: 5 samples x 2 steps then cost no more than the encoder
 MAX_DENOISER_PARAMETERS = 0.5  # of the image encoder's
 
 # Fitted to peaks counted by running training steps (benchmarks/memory.py), in 32 bits and under autocast to 16.

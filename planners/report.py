@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldseg_auto.planners.explain import candidate_rows, describe_configuration, describe_data
+from ldseg_auto.planners.explain import candidate_rows, describe_configuration, describe_data, is_explained
 
 FILE_NAME = "plan_report.html"
 _STYLE = ("body{font-family:sans-serif;max-width:60em;margin:2em auto;line-height:1.4}"
@@ -37,7 +37,7 @@ def write_report(plans: Mapping[str, Any], fingerprint: Mapping[str, Any], label
              _figure(lambda axes: _plot_cases(axes, fingerprint["shapes_after_crop"], "size in voxels", plans)),
              "<h2>Labels</h2>", _label_table(labels), *_contact_table(labels)]
     for name, plan in plans["configurations"].items():
-        if "ldseg" in plan:
+        if is_explained(plan):
             parts += _configuration(name, plan)
     text = (f"<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>{html.escape(plans['dataset_name'])}</title>"
             f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>")

@@ -47,6 +47,13 @@ def test_cases_that_hold_a_class_are_named(tmp_path):
         "organ": ["a", "b"], "lesion": ["a"]}
 
 
+def test_other_labels_are_described_anew(tmp_path):
+    cases, file = _cases(tmp_path), tmp_path / "labels.json"
+    extract_label_fingerprint(cases, DATASET, SimpleITKIO, file)
+    merged = DATASET | {"labels": {"background": 0, "all": [1, 2], "lesion": 2}, "regions_class_order": [1, 2]}
+    assert set(extract_label_fingerprint(cases, merged, SimpleITKIO, file)["classes"]) == {"all", "lesion"}
+
+
 def test_a_structure_larger_than_the_window_has_a_thickness(tmp_path, monkeypatch):
     labels = np.zeros((30, 30, 30), np.uint8)
     labels[3:27, 3:27, 3:27] = 1

@@ -28,12 +28,15 @@ def start_from_principal_components(network: LDSegNet, targets: Iterable[torch.T
 
     Returns:
         The share of the boundary blocks' variance that the code holds; None where nothing was done: per-sample
-        standardisation, blocks too large, or fewer boundary blocks than latent channels.
+        standardisation, blocks too large, no block fully annotated, or fewer boundary blocks than latent
+        channels.
     """
     config = network.config
     if config.standardisation != "tracked" or network.num_classes * prod(config.latent_stride) > MAX_BLOCK_VALUES:
         return None
     blocks = torch.cat([_known_blocks(network, target) for target in targets])
+    if not len(blocks):  # sparsely annotated: every block holds an ignored voxel
+        return None
     per_class = blocks.reshape(len(blocks), network.num_classes, -1)
     boundary = blocks[(per_class.amin(2) != per_class.amax(2)).any(1)]
     if len(boundary) <= config.latent_channels:

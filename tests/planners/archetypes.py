@@ -154,7 +154,7 @@ MICROSCOPY = Archetype((512, 512), (1.0, 1.0), {"background": 0, "nucleus": 1, "
 ABDOMEN = Archetype((80, 150, 150), (3.0, 1.6, 1.6), {"background": 0} | {f"organ {i}": i for i in range(1, 21)}, 3,
                     abdomen, ("CT",))
 TINY = Archetype((36, 50, 35), (1.0, 1.0, 1.0), {"background": 0, "anterior": 1, "posterior": 2}, 30, hippocampus)
-HUGE = CT_LIVER._replace(shape=(200, 320, 320), spacing_mm=(0.8, 0.7, 0.7), cases=2)
+HUGE = CT_LIVER._replace(shape=(260, 400, 400), spacing_mm=(0.8, 0.7, 0.7), cases=2)
 SINGLE = TINY._replace(cases=1)
 RARE = Archetype((48, 48, 48), (1.0, 1.0, 1.0), {"background": 0, "organ": 1, "rare": 2}, 30, rare_class)
 CINE = Archetype((24, 128, 128), (40.0, 1.4, 1.4), {"background": 0, "muscle": 1, "cavity": 2}, 6, moving_heart)

@@ -7,7 +7,6 @@ from math import prod
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -115,7 +114,8 @@ def test_memory_evidence_is_this_networks(nnunet_folders):
         needed = training_bytes(config, patch, plan["batch_size"], 1, 3)
         assert memory["training_tensors_gb"] == pytest.approx(needed / 1e9, abs=1e-3)
         assert memory["estimate_gb"] == pytest.approx(needed / 1e9 / TENSOR_SHARE[len(patch)], abs=1e-3)
-        assert memory["prediction_tensors_gb"] == pytest.approx(prediction_bytes(config, patch, 1, 1, 3) / 1e9, abs=1e-3)
+        assert memory["prediction_tensors_gb"] == pytest.approx(
+            prediction_bytes(config, patch, 1, 1, 3) / 1e9, abs=1e-3)
 
 
 def test_estimate_starts_from_no_thread_setting(nnunet_folders, monkeypatch):
@@ -202,7 +202,7 @@ def test_targets_and_grid_edge_decide_the_latent(nnunet_folders, changes):
 def test_denoiser_share_decides_its_width(nnunet_folders):
     _write_dataset(nnunet_folders, shape=(64, 64, 64))
     widths = []
-    for share in (0.01, 100.0):
+    for share in (1e-6, 100.0):
         planner = LDSegPlanner(901)
         planner.denoiser_share = share
         widths.append(planner.plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["denoiser"]["features"])
@@ -244,18 +244,23 @@ def test_a_class_too_thin_for_any_latent_gets_the_finest_and_a_warning(nnunet_fo
     assert any("core" in warning and "-overwrite_target_spacing" in warning for warning in latent["warnings"])
 
 
-def test_plans_are_the_same_wherever_they_are_made(nnunet_folders):
+def test_plans_do_not_depend_on_the_order_of_files_or_on_what_was_there(nnunet_folders):
     _write_dataset(nnunet_folders)
     plans = [json.dumps(LDSegPlanner(901).plan_experiment(), default=str)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
+    file = nnunet_folders["nnUNet_preprocessed"] / NAME / "LDSegPlans.json"
+    saved = json.loads(file.read_text())
+    saved["configurations"]["3d_lowres"] = saved["configurations"]["3d_fullres"]  # of an earlier, smaller target
+    saved["configurations"]["mine"] = {"inherits_from": "2d", "batch_size": 3}
+    file.write_text(json.dumps(saved))
     listed = nnunet_folders["nnUNet_raw"] / NAME / "dataset.json"
     content = json.loads(listed.read_text())
     content["dataset"] = dict(reversed(content["dataset"].items()))
     listed.write_text(json.dumps(content))
-    plans.append(json.dumps(LDSegPlanner(901).plan_experiment(), default=str))
-    torch.set_num_threads(threads)
+    again = LDSegPlanner(901).plan_experiment()
+    assert again["configurations"].pop("mine") == saved["configurations"]["mine"]
+    plans.append(json.dumps(again, default=str))
     assert plans[0] == plans[1]
+    assert set(json.loads(file.read_text())["configurations"]) == {"2d", "3d_fullres", "mine"}
     assert str(nnunet_folders["nnUNet_raw"]) not in plans[0]
 
 
@@ -271,6 +276,24 @@ def test_older_plans_are_read_and_newer_ones_refused(nnunet_folders):
     file.write_text(json.dumps(json.loads(file.read_text()) | {FORMAT_KEY: PLANS_FORMAT + 1}))
     with pytest.raises(LDSegError, match="Install a newer ldseg_auto"):
         load_plans(NAME)
+
+
+def test_sparse_annotation_is_planned(nnunet_folders):
+    """Every fifth slice annotated, the others ignored: no block of the latent is annotated all through."""
+    def ignore_most(truth):
+        truth[[z for z in range(len(truth)) if z % 5]] = 3
+
+    _write_dataset(nnunet_folders, LABELS | {"ignore": 3}, edit=ignore_most)
+    latent = _plan()["configurations"]["3d_fullres"]["ldseg"]["latent"]
+    assert latent["cleared"] and None not in latent["candidates"][0]["per_class"].values()
+
+
+def test_large_pictures_stay_within_the_memory(nnunet_folders):
+    """In 2D the smallest batch, not the reference's, must fit."""
+    _write_dataset(nnunet_folders, shape=(2, 384, 384), spacing_zyx=(10.0, 1.0, 1.0))
+    plan = _plan(gpu_memory_target_in_gb=0.6)["configurations"]["2d"]
+    assert plan["batch_size"] >= 2 and plan["ldseg"]["memory"]["estimate_gb"] <= 0.6
+    assert prod(plan["patch_size"]) < 384 * 384
 
 
 def test_very_coarse_latents_are_not_examined(nnunet_folders, monkeypatch):

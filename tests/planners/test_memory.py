@@ -112,7 +112,7 @@ def test_denoiser_width_stays_below_its_share(dim):
 
 def test_narrowest_denoiser_where_all_cost_too_much():
     widths, taken = choose_denoiser_features(_config(2), PATCHES[2], 1, 3, 1e-6)
-    assert widths == (32, 64) and taken > 1e-6
+    assert widths == (16, 32) and taken > 1e-6
 
 
 def test_denoiser_holds_no_more_weights_than_it_may():

@@ -47,12 +47,19 @@ def test_labels_are_coded_from_the_start(dimension, output):
 def test_a_rare_class_weighs_as_much_as_the_others():
     """Small cubes in few of the samples: the components of all blocks alike would not hold them."""
     target = (balls(3, samples=40, size=24) > 0).float()
-    target[::4, :, 2:5, 2:5, 2:5] = 2
+    target[::4, :, 2:6, 2:6, 2:6] = 2
     net = build(3, latent_channels=8)
     start_from_principal_components(net, [target])
     found = net.decode(net.eval().encode_label(target)).argmax(1, keepdim=True) == 2
     true = target == 2
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.9
+
+
+def test_sparse_annotation_leaves_the_start_as_it_is():
+    net = build(3, ignore_label=3)
+    target = balls(3)
+    target[:, :, ::2] = 3
+    assert start_from_principal_components(net, [target]) is None
 
 
 def test_codes_are_standardised_from_the_start():
