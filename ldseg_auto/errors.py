@@ -1,5 +1,9 @@
 """The one exception for mistakes we foresee: it names the cause and the cure."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class LDSegError(RuntimeError):
     """A foreseeable mistake.
@@ -13,3 +17,8 @@ class LDSegError(RuntimeError):
         self.cause = cause
         self.cure = cure
         super().__init__(f"{cause} {cure}")
+
+
+def named(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first names of a list that may be long, for a message."""
+    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

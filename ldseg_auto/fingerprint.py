@@ -19,6 +19,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.folders import write_text
 from ldseg_auto.label_shape import contact_areas_mm2, local_thickness_mm
 
 FILE_NAME = "label_fingerprint.json"
@@ -98,9 +99,7 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
     contact = _contact(results, [names.get(v, f"label {v}") for v in labels])
     fingerprint = _summary(results, groups) | {"contact": contact, "described": dataset_json["labels"]}
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".part")
-    temporary.write_text(json.dumps(fingerprint, indent=2))
-    temporary.replace(file)
+    write_text(file, json.dumps(fingerprint, indent=2))
     return fingerprint
 
 

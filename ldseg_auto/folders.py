@@ -78,6 +78,16 @@ def read_json(path: Path) -> Any:
         raise LDSegError(f"{path} is not valid JSON: {error}.", "Correct the file or have it written anew.") from error
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write to a temporary name beside `file`, then rename: an interruption leaves the old file, or none."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def require_raw(dataset: str) -> None:
     """Raise unless the raw data set has its three parts."""
     folder = folder_of(RAW) / dataset
@@ -119,13 +129,22 @@ def choose_configuration(plans: dict[str, Any], requested: str | None = None) ->
     return requested
 
 
+def preprocessed_folder(dataset: str, plans: dict[str, Any], configuration: str) -> Path:
+    """Where the configuration's preprocessed cases lie."""
+    configurations = plans["configurations"]
+    while "data_identifier" not in configurations[configuration]:
+        configuration = configurations[configuration]["inherits_from"]
+    return folder_of(PREPROCESSED) / dataset / configurations[configuration]["data_identifier"]
+
+
+def preprocessed_cases(dataset: str, plans: dict[str, Any], configuration: str) -> list[str]:
+    """The names of the configuration's preprocessed cases; each has one .pkl beside its arrays."""
+    return sorted(path.stem for path in preprocessed_folder(dataset, plans, configuration).glob("*.pkl"))
+
+
 def require_preprocessed(dataset: str, plans: dict[str, Any], configuration: str) -> None:
     """Raise unless the configuration's preprocessed cases exist."""
-    configurations = plans["configurations"]
-    name = configuration
-    while "data_identifier" not in configurations[name]:
-        name = configurations[name]["inherits_from"]
-    folder = folder_of(PREPROCESSED) / dataset / configurations[name]["data_identifier"]
+    folder = preprocessed_folder(dataset, plans, configuration)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise LDSegError(f"{dataset} is not preprocessed for {configuration}: {folder} is missing or empty.",
                          f"Run: ldseg_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}"

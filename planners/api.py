@@ -21,7 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from ldseg_auto import fingerprint, folders
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, named
 from ldseg_auto.headers import channels_in
 from ldseg_auto.planners.ldseg_planner import PLANNERS, LatentPlanning, LDSegPlanner
 from ldseg_auto.planners.report import FILE_NAME as REPORT
@@ -115,7 +115,8 @@ def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
     found = {case: sum(channels_in(Path(file), reader) for file in files["images"]) for case, files in cases.items()}
     problems += [f"{case}: {number} of {channels} channels" for case, number in found.items() if number != channels]
     if problems:
-        raise LDSegError(f"{len(problems)} training cases of {name} are incomplete: " + _named(problems) + ".",
+        raise LDSegError(f"{len(problems)} training cases of {name} are incomplete: "
+                         f"{named(problems, _NAMED_FILES, '; ')}.",
                          "Each case needs imagesTr/CASE_0000 to one file per channel, and labelsTr/CASE.")
     return cases
 
@@ -219,8 +220,3 @@ def _quiet(verbose: bool) -> Any:
 
 def _as_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(float(v) for v in values)
-
-
-def _named(problems: Sequence[str]) -> str:
-    more = f" and {len(problems) - _NAMED_FILES} more" if len(problems) > _NAMED_FILES else ""
-    return "; ".join(problems[:_NAMED_FILES]) + more

@@ -19,6 +19,7 @@ JOINT_MAX_CLASSES = 6
 # above (measured: benchmarks/RESULTS.md).
 TARGET_MEAN = 0.925
 TARGET_WORST = 0.90
+MAX_BLOCK_VOXELS = 512  # of larger blocks learned codes stayed .35 and more below the ceiling (the same place)
 _FIT_VALUES = 8_000_000  # numbers in the matrix the axes are fitted to: 32 MB in float32
 _EVAL_VALUES = 16_000_000
 _CHUNK_VALUES = 4_000_000
@@ -65,10 +66,11 @@ class LatentChoice:
 
 
 def candidate_strides(strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Voxels per latent position, per axis, at each stage of the pooling path, finest first; (1, ..., 1) left out."""
+    """Voxels per latent position, per axis, at each stage of the pooling path, finest first; without (1, ..., 1) and
+    those of more than MAX_BLOCK_VOXELS."""
     cumulative = np.cumprod(np.asarray(strides, dtype=int), axis=0)
     found = dict.fromkeys(tuple(int(s) for s in row) for row in cumulative)
-    return [stride for stride in found if prod(stride) > 1]
+    return [stride for stride in found if 1 < prod(stride) <= MAX_BLOCK_VOXELS]
 
 
 def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, stride: Sequence[int],
@@ -114,6 +116,7 @@ def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, str
         foreground = range(0 if is_region else 1, codes.shape[1])
         share = max(2, ceil(log2(codes.shape[1])))
         shapes = [c // share for c in channels]
+        limits = (max_fit_blocks // 4, max_blocks // 4)  # one shape has fewer components to fit, and there are many
         dice = np.concatenate([_coding_dice(maps_blocks, codes[:, [head]], shapes, True, limits, seed)
                                for head in foreground], axis=1)
     method = "joint" if joint else "one against the rest"

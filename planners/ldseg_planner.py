@@ -24,7 +24,7 @@ from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.fingerprint import FILE_NAME as LABEL_FINGERPRINT
 from ldseg_auto.fingerprint import label_groups
-from ldseg_auto.folders import PREPROCESSED, folder_of
+from ldseg_auto.folders import PREPROCESSED, folder_of, write_text
 from ldseg_auto.planners.evidence import latent_evidence, thin_class_warnings
 from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps, nearest_label
 from ldseg_auto.planners.latent_geometry import (
@@ -138,9 +138,7 @@ class LatentPlanning(ExperimentPlanner):
         for name in stale:
             del saved["configurations"][name]
         if stale:
-            temporary = file.with_suffix(".part")
-            temporary.write_text(json.dumps(saved, indent=4))
-            temporary.replace(file)
+            write_text(file, json.dumps(saved, indent=4))
 
     @property
     def _num_heads(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ldseg_auto.folders import write_text
 from ldseg_auto.planners.explain import candidate_rows, describe_configuration, describe_data, is_explained
 
 FILE_NAME = "plan_report.html"
@@ -41,9 +42,7 @@ def write_report(plans: Mapping[str, Any], fingerprint: Mapping[str, Any], label
             parts += _configuration(name, plan)
     text = (f"<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>{html.escape(plans['dataset_name'])}</title>"
             f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>")
-    temporary = file.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    write_text(file, text)
 
 
 def _configuration(name: str, plan: Mapping[str, Any]) -> list[str]:

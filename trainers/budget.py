@@ -38,19 +38,26 @@ class BudgetPolyLR(LRScheduler):
 
 
 class WallTimeBudget:
-    """Seconds granted and seconds spent since `start`; without a grant nothing is ever spent."""
+    """Seconds granted and seconds spent; without a grant nothing is ever spent.
+
+    `spent_before` counts those of an earlier, interrupted run of the same training.
+    """
 
     def __init__(self, minutes: float | None):
         if minutes is not None and minutes <= 0:
             raise ValueError(f"max_minutes is {minutes}; a positive number of minutes is needed.")
         self.seconds = None if minutes is None else 60 * minutes
+        self.spent_before = 0.0
         self._start: float | None = None
 
     def start(self) -> None:
         self._start = monotonic()
 
-    def elapsed(self) -> float:
+    def since_start(self) -> float:
         return 0.0 if self._start is None else monotonic() - self._start
+
+    def elapsed(self) -> float:
+        return self.spent_before + self.since_start()
 
     def progress(self) -> float:
         """Share of the budget that is spent, from 0 to 1 (0 where there is no limit)."""
@@ -87,9 +94,11 @@ class WallTimeBudgetMixin:
 
     def _iterations_that_fit(self) -> int:
         assert self.budget.seconds is not None
+        if self.budget.progress() == 1:
+            raise BudgetSpent
         if self._iterations_done == 0:
             return min(self._requested_iterations, _FIRST_EPOCH_ITERATIONS)
-        seconds_per_iteration = self.budget.elapsed() / self._iterations_done  # validation and checkpoints included
+        seconds_per_iteration = self.budget.since_start() / self._iterations_done  # validation, checkpoints included
         fitting = int((self.budget.seconds - self.budget.elapsed()) / seconds_per_iteration)
         if fitting < 1:
             raise BudgetSpent

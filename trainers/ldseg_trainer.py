@@ -224,6 +224,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
                 "logging": self.logger.get_checkpoint(),
                 "_best_ema": self._best_ema,
                 "current_epoch": self.current_epoch + 1,
+                "training_seconds": self.budget.elapsed(),
                 "init_args": self.my_init_kwargs,
                 "trainer_name": type(self).__name__,
                 "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
@@ -242,6 +243,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
         torch.set_rng_state(content["torch_rng_state"].cpu())
         self.current_epoch = content["current_epoch"]
+        self.budget.spent_before = content.get("training_seconds", 0.0)
         self._best_ema = content["_best_ema"]
         self.inference_allowed_mirroring_axes = content["inference_allowed_mirroring_axes"]
         self.logger.load_checkpoint({**self.logger.get_checkpoint(), **content["logging"]})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -19,37 +20,46 @@ from ldseg_auto.folders import (
     Fold,
     choose_configuration,
     find_dataset,
+    folder_of,
     load_plans,
     model_folder,
     parse_folds,
+    preprocessed_cases,
+    read_json,
     require_environment,
     require_folds_to_train,
     require_preprocessed,
 )
-
-_FINAL = "checkpoint_final.pth"
+from ldseg_auto.trainers.crossval import FINISHED, NEW, STARTED, TRAINED, fold_state, merge_folds, require_same_plans
+from ldseg_auto.trainers.splits import Split, prepare_splits
 
 
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
                 trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS, device: str | None = None,
-                pretrained_weights: str | None = None, num_gpus: int = 1, continue_training: bool = False,
-                only_validate: bool = False, validate_best: bool = False, save_probabilities: bool = False,
-                disable_checkpointing: bool = False, epochs: int | None = None,
-                iterations_per_epoch: int | None = None, max_minutes: float | None = None,
-                seed: int | None = None) -> list[Path]:
-    """Train folds one after the other and validate each on its validation cases.
+                pretrained_weights: str | None = None, num_gpus: int = 1, restart: bool = False,
+                continue_training: bool = False, only_validate: bool = False, validate_best: bool = False,
+                save_probabilities: bool = False, disable_checkpointing: bool = False, epochs: int | None = None,
+                iterations_per_epoch: int | None = None, max_minutes: float | None = None, seed: int | None = None,
+                group_by: str | None = None, allow_unused_cases: bool = False) -> list[Path]:
+    """Train folds one after the other and validate each on its validation cases; when the last fold of the data set is
+    finished, put all validations into one folder.
 
-    A fold that was trained before is trained anew unless `continue_training` or `only_validate` is given, as in
-    nnU-Net; its checkpoints are kept as previous_checkpoint_*.pth. To continue a finished training is to validate it,
-    unless `epochs` asks for more. Arguments left at None keep what the plans and the trainer say.
+    A finished fold is left alone and an interrupted one continued. Arguments left at None keep what the plans and the
+    trainer say.
 
     Args:
         dataset: name or ID.
         folds: numbers, or "all".
         device: "cuda", "cpu" or "mps"; None takes the GPU if there is one.
         pretrained_weights: a checkpoint to start from.
+        restart: train anew; earlier checkpoints are kept as previous_checkpoint_*.pth.
+        continue_training: a finished fold is trained on if `epochs` asks for more, and validated again.
+        only_validate: validate a finished training again.
         max_minutes: wall time of each fold's training, without its validation.
         seed: for a repeatable training; augmentation then runs in this process unless nnUNet_n_proc_DA says otherwise.
+        group_by: a CSV file of case,patient: a new split keeps each patient's cases together, one that is there is
+            checked.
+        allow_unused_cases: the split may leave cases out.
 
     Returns:
         The folder of each fold.
@@ -57,6 +67,49 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
     Raises:
         LDSegError: anything asked for does not exist or does not fit together.
     """
+    work = prepare_training(dataset, folds, configuration, trainer_name=trainer_name, plans_name=plans_name,
+                            pretrained_weights=pretrained_weights, num_gpus=num_gpus, restart=restart,
+                            continue_training=continue_training, only_validate=only_validate,
+                            validate_best=validate_best, save_probabilities=save_probabilities,
+                            disable_checkpointing=disable_checkpointing, group_by=group_by,
+                            allow_unused_cases=allow_unused_cases)
+    torch_device = select_device(device)
+    _make_repeatable(seed)
+    _leave_cores(torch_device.type)
+    attributes = _attributes(epochs, iterations_per_epoch, max_minutes, seed, disable_checkpointing)
+    for fold, state in work.states.items():
+        if state == FINISHED and not (continue_training or only_validate or validate_best):
+            print(f"Fold {fold} is finished and left as it is; --restart trains it anew.")
+            continue
+        resume = continue_training or state == STARTED
+        longer = continue_training and epochs is not None
+        trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, resume, torch_device)
+        for name, value in attributes.items():
+            setattr(trainer, name, value)
+        _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), pretrained_weights)
+        _validate(trainer, validate_best, save_probabilities)
+    _merge_if_finished(work, allow_unused_cases)
+    return [work.model / f"fold_{fold}" for fold in work.states]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained, into the folder `model`, and the state of each fold that is asked for."""
+
+    dataset: str
+    configuration: str
+    model: Path
+    cases: Sequence[str]
+    splits: Sequence[Split]
+    ending: str
+    states: Mapping[Fold, str]
+
+
+def prepare_training(dataset: str, folds: Sequence[str | int], configuration: str | None, *, trainer_name: str,
+                     plans_name: str, pretrained_weights: str | None, num_gpus: int, restart: bool,
+                     continue_training: bool, only_validate: bool, validate_best: bool, save_probabilities: bool,
+                     disable_checkpointing: bool, group_by: str | None, allow_unused_cases: bool) -> Work:
+    """Check everything that `train_folds` (see there) is asked for; make the split where there is none."""
     require_environment(PREPROCESSED, RESULTS)
     dataset = find_dataset(dataset, [PREPROCESSED])
     plans = load_plans(dataset, plans_name)
@@ -65,28 +118,42 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
     require_folds_to_train(dataset, chosen)
     require_preprocessed(dataset, plans, configuration)
     model = model_folder(dataset, trainer_name, plans_name, configuration)
-    _require_consistent(continue_training, only_validate, validate_best, disable_checkpointing, pretrained_weights)
+    _require_consistent(restart, continue_training, only_validate, validate_best, disable_checkpointing,
+                        pretrained_weights)
     _require_checkpoints(model, chosen, only_validate, validate_best)
     _require_one_gpu(num_gpus, dataset, configuration, trainer_name, plans_name)
 
-    torch_device = select_device(device)
-    _make_repeatable(seed)
-    _leave_cores(torch_device.type)
-    attributes = _attributes(epochs, iterations_per_epoch, max_minutes, seed, disable_checkpointing)
-    for fold in chosen:
-        trainer = _get_trainer(dataset, configuration, fold, trainer_name, plans_name, continue_training, torch_device)
-        for name, value in attributes.items():
-            setattr(trainer, name, value)
-        finished = continue_training and epochs is None and (Path(trainer.output_folder) / _FINAL).is_file()
-        _train(trainer, continue_training, only_validate or finished, pretrained_weights)
-        _validate(trainer, validate_best, save_probabilities)
-    return [model / f"fold_{fold}" for fold in chosen]
+    cases = preprocessed_cases(dataset, plans, configuration)
+    ending = read_json(folder_of(PREPROCESSED) / dataset / "dataset.json")["file_ending"]
+    splits = prepare_splits(folder_of(PREPROCESSED) / dataset, cases, group_by, allow_unused_cases)
+    states = {fold: NEW if restart else fold_state(model / f"fold_{fold}", _validation_cases(fold, splits, cases),
+                                                   ending, save_probabilities) for fold in chosen}
+    require_same_plans(model, plans, configuration, [fold for fold, state in states.items() if state != NEW])
+    return Work(dataset, configuration, model, cases, splits, ending, states)
+
+
+def _validation_cases(fold: Fold, splits: Sequence[Split], cases: Sequence[str]) -> Sequence[str]:
+    if fold == "all":
+        return cases
+    if int(fold) >= len(splits):
+        raise LDSegError(f"There are {len(cases)} preprocessed cases (or patients in them), too few for folds.",
+                         "Train fold all, or write your own split into splits_final.json.")
+    return splits[int(fold)]["val"]
+
+
+def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
+    folds = [work.model / f"fold_{number}" for number in range(len(work.splits))]
+    if len(folds) > 1 and all(fold_state(fold, split["val"], work.ending) == FINISHED
+                              for fold, split in zip(folds, work.splits, strict=True)):
+        merged = merge_folds(work.model, work.splits, work.cases, work.ending, allow_unused_cases=allow_unused_cases)
+        print(f"Validations of all folds: {merged}")
 
 
 def _train(trainer: Any, continue_training: bool, only_validate: bool, pretrained_weights: str | None) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    maybe_load_checkpoint(trainer, continue_training and not only_validate, only_validate, pretrained_weights)
+    resumed = continue_training and not only_validate
+    maybe_load_checkpoint(trainer, resumed, only_validate, None if resumed or only_validate else pretrained_weights)
     if only_validate:
         return
     if not continue_training:
@@ -171,9 +238,11 @@ def _leave_cores(device_type: str) -> None:
         os.environ.setdefault("nnUNet_n_proc_DA", "1")
 
 
-def _require_consistent(continue_training: bool, only_validate: bool, validate_best: bool,
+def _require_consistent(restart: bool, continue_training: bool, only_validate: bool, validate_best: bool,
                         disable_checkpointing: bool, pretrained_weights: str | None) -> None:
     for given, other, names in ((continue_training, only_validate, "--c and --val"),
+                                (restart, continue_training, "--restart and --c"),
+                                (restart, only_validate, "--restart and --val"),
                                 (continue_training, pretrained_weights, "--c and -pretrained_weights"),
                                 (only_validate, pretrained_weights, "--val and -pretrained_weights"),
                                 (validate_best, disable_checkpointing, "--val_best and --disable_checkpointing")):

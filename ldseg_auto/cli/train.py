@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ldseg_auto.cli import common
+from ldseg_auto.errors import LDSegError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,10 @@ def _parser() -> argparse.ArgumentParser:
                         help="start from the weights of this checkpoint")
     parser.add_argument("-num_gpus", metavar="N", type=common.positive_int, default=1,
                         help="GPUs for one fold (default: 1)")
-    parser.add_argument("--c", dest="continue_training", action="store_true", help="continue an interrupted training")
+    parser.add_argument("--restart", action="store_true",
+                        help="train anew (default: finished folds are left alone, interrupted ones continued)")
+    parser.add_argument("--c", dest="continue_training", action="store_true",
+                        help="continue; a finished fold is trained on if --epochs asks for more, and validated again")
     parser.add_argument("--val", dest="only_validate", action="store_true", help="only validate a trained fold")
     parser.add_argument("--val_best", dest="validate_best", action="store_true",
                         help="validate checkpoint_best.pth, into validation_best/")
@@ -33,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="save the validation's probabilities")
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints")
     _add_schedule(parser)
+    _add_split(parser)
+    _add_cluster(parser)
     return parser
 
 
@@ -48,8 +54,28 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
                         help="make a training repeatable on the same machine")
 
 
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--group_by", metavar="CSV", default=argparse.SUPPRESS,
+                        help="file with the columns case,patient: no patient is in both parts of a fold")
+    parser.add_argument("--allow_unused_cases", action="store_true", help="accept a split that leaves cases out")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster", choices=("slurm", "local"), default=argparse.SUPPRESS,
+                        help="one job a fold: submitted to Slurm, or run here, one at a time or one a GPU "
+                             "(needs the extra ldseg_auto[cluster])")
+    parser.add_argument("--cluster_options", metavar="NAME=VALUE", nargs="+", default=argparse.SUPPRESS,
+                        help="of submitit, such as timeout_min=1440 slurm_partition=gpu mem_gb=32")
+
+
 def _train(arguments: argparse.Namespace) -> None:
+    from ldseg_auto.trainers.cluster import train_on_cluster
     from ldseg_auto.trainers.run import train_folds
 
+    if "cluster" in arguments:
+        train_on_cluster(**vars(arguments))
+        return
+    if "cluster_options" in arguments:
+        raise LDSegError("--cluster_options is given without --cluster.", "Add --cluster slurm or --cluster local.")
     for folder in train_folds(**vars(arguments)):
         print(f"Trained fold: {folder}")

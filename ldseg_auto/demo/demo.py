@@ -95,7 +95,7 @@ def _plan() -> None:
 def _train(minutes: float, seed: int, device: str | None) -> Path:
     from ldseg_auto.trainers.run import train_folds
 
-    return train_folds(_DATASET, [0], _CONFIGURATION, device=device, max_minutes=minutes, seed=seed)[0]
+    return train_folds(_DATASET, [0], _CONFIGURATION, device=device, max_minutes=minutes, seed=seed, restart=True)[0]
 
 
 def _predict(dataset: Path, seed: int, device: str | None) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldseg_auto.devices import select_device
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, named
 from ldseg_auto.folders import (
     DEFAULT_CHECKPOINT,
     DEFAULT_PLANS,
@@ -25,8 +25,6 @@ from ldseg_auto.folders import (
 )
 from ldseg_auto.headers import channels_in
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
-
-_NAMED = 5  # cases that an error message names
 
 
 def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configurations: Sequence[str] | None = None,
@@ -154,7 +152,7 @@ def find_cases(folder: Path, description: dict[str, Any], reader: str) -> dict[s
     pattern = re.compile(r"(.+)_(\d{4})" + re.escape(ending))
     unnumbered = [path.name for path in files if not pattern.fullmatch(path.name)]
     if unnumbered:
-        raise LDSegError(f"File names without a channel number: {_named(unnumbered)}.",
+        raise LDSegError(f"File names without a channel number: {named(unnumbered)}.",
                          f"Rename them to CASE_0000{ending}, the next channel to CASE_0001{ending}, ...")
     cases: dict[str, list[Path]] = {}
     for path in files:
@@ -233,9 +231,5 @@ def _require_other_folder(input_folder: Path, output_folder: Path) -> None:
 def _require_written(files: list[Path]) -> None:
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        raise LDSegError(f"{len(missing)} of {len(files)} files were not written: {_named(missing)}.",
+        raise LDSegError(f"{len(missing)} of {len(files)} files were not written: {named(missing)}.",
                          "Look for the first error above, then run the command again with --continue_prediction.")
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

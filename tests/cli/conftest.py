@@ -39,7 +39,8 @@ def world(nnunet_folders, tmp_path, monkeypatch) -> dict[str, Path]:
     _write_json(preprocessed / "LDSegPlans.json", PLANS)
     _write_json(preprocessed / "dataset.json", DESCRIPTION)
     for configuration in ("2d", "3d_fullres"):
-        _write_json(preprocessed / f"LDSegPlans_{configuration}" / "case.json", {})
+        for number in range(10):
+            _write_json(preprocessed / f"LDSegPlans_{configuration}" / f"case_{number}.pkl", {})
     model = nnunet_folders["nnUNet_results"] / NAME / MODEL
     _write_json(model / "dataset.json", DESCRIPTION)
     _write_json(model / "plans.json", PLANS)

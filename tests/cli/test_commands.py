@@ -1,5 +1,6 @@
 """The commands' help, and that every flag reaches the function behind the command."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import entropy_file
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
+from ldseg_auto.trainers.splits import make_splits
 
 COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
 
@@ -126,7 +128,7 @@ def trainers(world, monkeypatch):
 
 
 def test_train_passes_its_flags(trainers, world):
-    flags = "--epochs 7 --iterations_per_epoch 20 --max_minutes 1.5 --seed 3 --npz"
+    flags = "--epochs 7 --iterations_per_epoch 20 --max_minutes 1.5 --seed 3 --npz --restart"
     assert train.main(["4", "0", "all", "0", "-device", "cpu", *flags.split()]) == 0
     assert [trainer.made_with[2] for trainer in trainers] == [0, "all"]
     first = trainers[0]
@@ -134,6 +136,29 @@ def test_train_passes_its_flags(trainers, world):
     assert (first.num_epochs, first.num_iterations_per_epoch, first.num_val_iterations_per_epoch) == (7, 20, 4)
     assert (first.max_minutes, first.seed, first.disable_checkpointing) == (1.5, 3, False)
     assert first.calls == ["train", ("validate", True)]
+
+
+def test_train_goes_on_where_it_was(trainers, world, capsys):
+    """Fold 0 is trained but not validated, fold 1 interrupted, fold 2 finished, fold 3 new."""
+    splits = make_splits([f"case_{number}" for number in range(10)])
+    (world["model"] / "fold_1").mkdir()
+    (world["model"] / "fold_1" / "checkpoint_latest.pth").write_bytes(b"")
+    validation = world["model"] / "fold_2" / "validation"
+    validation.mkdir()
+    for name in [f"{case}.nii.gz" for case in splits[2]["val"]] + ["summary.json"]:
+        (validation / name).write_bytes(b"")
+    assert train.main(["4", "0", "1", "2", "3", "-device", "cpu"]) == 0
+    assert {trainer.made_with[2]: trainer.calls for trainer in trainers} == {
+        0: ["checkpoint_final.pth", ("validate", False)],
+        1: ["checkpoint_latest.pth", "train", ("validate", False)],
+        3: ["train", ("validate", False)]}
+    assert "Fold 2 is finished and left as it is" in capsys.readouterr().out
+    assert json.loads((world["preprocessed"] / "splits_final.json").read_text()) == splits
+    assert train.main(["4", "2", "--npz", "-device", "cpu"]) == 0
+    assert trainers[-1].calls == ["checkpoint_final.pth", ("validate", True)], "its probabilities were missing"
+    assert train.main(["4", "2", "--restart", "-device", "cpu"]) == 0
+    assert trainers[-1].calls == ["train", ("validate", False)]
+    assert (world["model"] / "fold_2" / "previous_checkpoint_final.pth").is_file()
 
 
 def test_train_leaves_the_rest_to_the_trainer(trainers, world):

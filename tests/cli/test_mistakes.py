@@ -39,6 +39,9 @@ MISTAKES = {
     "train: --c --val": (TRAIN, ["4", "0", "--c", "--val"], "--c and --val", "only one"),
     "train: --val_best": (TRAIN, ["4", "0", "--val_best", "--disable_checkpointing"], "--val_best", "only one"),
     "train: pretrained": (TRAIN, ["4", "0", "-pretrained_weights", "none.pth"], "no file none.pth", "checkpoint_"),
+    "train: --restart --c": (TRAIN, ["4", "0", "--restart", "--c"], "--restart and --c", "only one"),
+    "train: --restart --val": (TRAIN, ["4", "0", "--restart", "--val"], "--restart and --val", "only one"),
+    "train: groups": (TRAIN, ["4", "0", "--group_by", "none.csv"], "no file none.csv", "case,patient"),
     "train: --val": (TRAIN, ["4", "1", "--val"], "fold_1/checkpoint_final.pth", "--c"),
     "train: --val --val_best": (TRAIN, ["4", "0", "--val", "--val_best"], "checkpoint_best.pth", "--c"),
     "train: GPUs": (TRAIN, ["4", "0", "-num_gpus", "2"], "one GPU a fold", "nnUNetv2_train Dataset004_Small"),
@@ -111,6 +114,11 @@ def test_too_few_cases_to_split(world, capsys):
     description = json.loads((world["preprocessed"] / "dataset.json").read_text()) | {"numTraining": 4}
     (world["preprocessed"] / "dataset.json").write_text(json.dumps(description))
     _fails(capsys, TRAIN, ["4", "0"], "4 training cases, too few for 5 folds", "fold all")
+
+
+def test_too_few_patients_to_split(world, capsys, tmp_path):
+    (tmp_path / "groups.csv").write_text("case,patient\n" + "".join(f"case_{n},{n % 3}\n" for n in range(10)))
+    _fails(capsys, TRAIN, ["4", "0", "--group_by", str(tmp_path / "groups.csv")], "too few for folds", "fold all")
 
 
 def _remove_channel(images: Path) -> None:

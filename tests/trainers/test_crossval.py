@@ -1,0 +1,134 @@
+"""Folds trained as jobs, their validations as one, their mean as the prediction."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from ldseg_auto.cli import predict, train
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.trainers.cluster import FoldJob, parse_options, run_locally, submit_folds
+from ldseg_auto.trainers.crossval import merge_folds
+from ldseg_auto.trainers.run import train_folds
+
+CASES = [f"case_{number:02d}" for number in range(10)]
+TWO_FOLDS = [{"train": CASES[5:], "val": CASES[:5]}, {"train": CASES[:5], "val": CASES[5:]}]
+SHORT = ["--epochs", "1", "--iterations_per_epoch", "2", "-device", "cpu", "--seed", "0"]
+
+
+@pytest.fixture
+def two_folds(in_small_world, monkeypatch):
+    """The small world with a split of two folds, none of them trained."""
+    (in_small_world["preprocessed"] / "splits_final.json").write_text(json.dumps(TWO_FOLDS))
+    shutil.rmtree(in_small_world["model"])
+    # jobs are processes of their own
+    checkout = str(Path(__file__).resolve().parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([checkout, os.environ.get("PYTHONPATH", "")]))
+    return in_small_world
+
+
+def write_fold(model, number, cases):
+    """What a finished fold leaves, the truth as its prediction."""
+    validation = model / f"fold_{number}" / "validation"
+    validation.mkdir(parents=True, exist_ok=True)
+    (validation.parent / "checkpoint_final.pth").touch()
+    (validation / "summary.json").write_text("{}")
+    truth = model.parents[2] / "nnUNet_preprocessed" / model.parent.name / "gt_segmentations"
+    for case in cases:
+        shutil.copy(truth / f"{case}.nii.gz", validation)
+
+
+def test_two_jobs_one_validation_one_ensemble(two_folds, tmp_path, capsys):
+    assert train.main(["7", "0", "1", "-c", "3d_fullres", "--cluster", "local", *SHORT]) == 0
+    model = two_folds["model"]
+    assert len(list((model / "jobs").glob("*_0_log.out"))) == 2
+    merged = model / "crossval_results_folds_0_1"
+    assert sorted(path.name for path in merged.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in CASES]
+    scored = json.loads((merged / "summary.json").read_text())["metric_per_case"]
+    assert [Path(case["prediction_file"]) for case in scored] == sorted(merged.glob("*.nii.gz"))
+    assert not list(model.glob("*.part"))
+
+    def probabilities(name, *flags):
+        assert predict.main(["-i", str(two_folds["images"]), "-o", str(tmp_path / name), "-d", "7", "-npp", "0", "-nps",
+                             "0", "--samples", "1", "--disable_tta", "--save_probabilities", "-device", "cpu",
+                             "--disable_progress_bar", *flags]) == 0
+        return np.load(tmp_path / name / "case_10.npz")["probabilities"].astype(np.float32)
+    single = [probabilities(fold, "-f", fold) for fold in "01"]
+    assert np.abs(single[0] - single[1]).max() > 0.01
+    assert np.abs(probabilities("both") - sum(single) / 2).max() < 1e-3
+    assert "fold 0 1" in capsys.readouterr().out
+
+
+def test_a_failed_job_is_named_and_the_others_run(two_folds, capsys):
+    dataset = two_folds["preprocessed"]
+    for file in (dataset / "LDSegPlans_3d_fullres").glob("case_00*"):
+        file.unlink()
+        (file.with_suffix(".pkl")).touch()  # still listed, but it cannot be read: a validation case of fold 0
+    with pytest.raises(LDSegError) as error:
+        run_locally(two_folds["model"] / "jobs", dataset.name, [0], {
+            "configuration": "3d_fullres", "epochs": 1, "iterations_per_epoch": 1, "device": "cpu"}, {})
+    assert "fold 0 (" in str(error.value) and "_log.err" in str(error.value)
+
+
+def test_a_job_goes_on_after_its_time_limit():
+    job = FoldJob("Dataset007_Small", 2, {"restart": True, "epochs": 5}).checkpoint()
+    assert (job.function.dataset, job.function.fold) == ("Dataset007_Small", 2)
+    assert job.function.options == {"restart": False, "epochs": 5}
+
+
+def test_options_of_a_cluster(monkeypatch, tmp_path):
+    assert parse_options(["timeout_min=60", "mem_gb=1.5", "slurm_partition=a=b"]) == {
+        "timeout_min": 60, "mem_gb": 1.5, "slurm_partition": "a=b"}
+    with pytest.raises(LDSegError, match="NAME=VALUE"):
+        parse_options(["timeout_min"])
+    with pytest.raises(LDSegError, match="no option no_such_option"):
+        submit_folds("local", tmp_path, "Dataset007_Small", [0], {}, {"no_such_option": 1})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LDSegError, match="no sbatch"):
+        submit_folds("slurm", tmp_path, "Dataset007_Small", [0], {}, {})
+
+
+def test_finished_folds_are_merged_with_the_last(two_folds):
+    write_fold(two_folds["model"], 0, CASES[:5])
+    for name in ("plans.json", "dataset.json"):
+        source = two_folds["preprocessed"] / {"plans.json": "LDSegPlans.json"}.get(name, name)
+        shutil.copy(source, two_folds["model"] / name)
+    train_folds("7", [0], "3d_fullres", device="cpu")
+    assert not list(two_folds["model"].glob("crossval*"))
+    write_fold(two_folds["model"], 1, CASES[5:])
+    train_folds("7", [0], "3d_fullres", device="cpu")
+    summary = json.loads((two_folds["model"] / "crossval_results_folds_0_1" / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] == 1 and len(summary["metric_per_case"]) == 10
+    (two_folds["model"] / "fold_1" / "validation" / "case_09.nii.gz").unlink()
+    with pytest.raises(LDSegError, match=r"Fold 1 of .* is not finished \(trained\)"):
+        merge_folds(two_folds["model"], TWO_FOLDS, CASES, ".nii.gz")
+    image = sitk.ReadImage(str(two_folds["model"] / "crossval_results_folds_0_1" / "case_09.nii.gz"))
+    assert image.GetSize() == (16, 18, 14), "what was merged before is still there"
+
+
+@pytest.mark.parametrize(("splits", "cases", "message"), [
+    ([TWO_FOLDS[0]] * 2, CASES[:5], "case_00, case_01, case_02, case_03, case_04 would be validated by several folds"),
+    (TWO_FOLDS, [*CASES, "case_10"], "case_10 would be validated by no fold"),
+    ([{"train": CASES[5:], "val": CASES[:4]}, TWO_FOLDS[1]], [*CASES[:4], *CASES[5:]], "another split: case_04.nii.gz"),
+])
+def test_no_cross_validation_without_each_case_once(two_folds, splits, cases, message):
+    for number in (0, 1):
+        write_fold(two_folds["model"], number, TWO_FOLDS[number]["val"])
+    with pytest.raises(LDSegError) as error:
+        merge_folds(two_folds["model"], splits, cases, ".nii.gz")
+    assert message in str(error.value)
+
+
+def test_other_plans_are_refused(two_folds):
+    write_fold(two_folds["model"], 0, CASES[:5])
+    plans = json.loads((two_folds["preprocessed"] / "LDSegPlans.json").read_text())
+    (two_folds["model"] / "plans.json").write_text(json.dumps(plans))
+    train_folds("7", [0], "3d_fullres", device="cpu")
+    plans["configurations"]["3d_fullres"]["batch_size"] += 1
+    (two_folds["model"] / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(LDSegError, match="Fold 0 of .* was trained by other plans"):
+        train_folds("7", [0], "3d_fullres", device="cpu")
