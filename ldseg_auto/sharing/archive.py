@@ -24,8 +24,8 @@ MAX_TABLE_BYTES = 64 * 2 ** 20  # of a file that is not weights: tables are read
 _CHUNK_BYTES = 2 ** 20
 _DAMAGED = "It is damaged or not complete: copy or download it again."
 # what zipfile and what it is built on raise on a damaged file
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError,
-           OverflowError)
+_DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError,
+                                        RuntimeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def to_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
         else:
             names[memory] = name
             stored[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
-    return save(stored, {"format": "pt", _ALIASES: json.dumps(aliases)})
+    # one entry: safetensors writes several in random order, and the same model should have the same hash
+    return save(stored, {_ALIASES: json.dumps(aliases)})
 
 
 def from_file(path: Path) -> dict[str, torch.Tensor]:

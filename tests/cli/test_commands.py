@@ -15,7 +15,7 @@ from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import entropy_file
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
+COMMANDS = ("plan_and_preprocess", "train", "predict", "demo", "export", "import_model")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
