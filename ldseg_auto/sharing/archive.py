@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.sharing.manifest import MANIFEST, NOT_OURS, WEIGHTS, Manifest
+from ldseg_auto.sharing.manifest import MANIFEST, NOT_OURS, WEIGHTS, Manifest, short
 
 # Weights hardly compress; tables do, but are small: a zip that promises more than this is made to fill a disk.
 MAX_GROWTH = 20  # unpacked bytes for each byte of the zip,
@@ -81,11 +81,11 @@ def open_archive(file: Path) -> Iterator[Archive]:
         entries = opened.infolist()
         _require_harmless(entries)
         _require_bounded(entries, file.stat().st_size)
-        manifest = _read_manifest(opened)
-        _require_as_listed(entries, manifest)
         for entry in entries:
             with _reading(entry.filename, OSError), opened.open(entry):
                 pass  # its own header fits the table of contents
+        manifest = _read_manifest(opened)
+        _require_as_listed(entries, manifest)
         yield Archive(manifest, opened)
 
 
@@ -94,7 +94,8 @@ def _reading(name: str, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*_DAMAGE, *more) as error:
-        raise LDSegError(f"{name!r} cannot be read ({type(error).__name__}: {error}).", _DAMAGED) from error
+        reason = f"{type(error).__name__}: {short(str(error))}"
+        raise LDSegError(f"{short(name)} cannot be read ({reason}).", _DAMAGED) from error
 
 
 def _require_harmless(entries: Iterable[zipfile.ZipInfo]) -> None:
@@ -106,7 +107,7 @@ def _require_harmless(entries: Iterable[zipfile.ZipInfo]) -> None:
         if name.casefold() in names:  # many file systems take Plans.json for plans.json
             reason = "is there twice"
         if reason:
-            raise LDSegError(f"The zip's entry {name!r} {reason}.", NOT_OURS)
+            raise LDSegError(f"The zip's entry {short(name)} {reason}.", NOT_OURS)
         names.add(name.casefold())
 
 
@@ -135,7 +136,7 @@ def _require_bounded(entries: Iterable[zipfile.ZipInfo], zip_bytes: int) -> None
                          "a model of that size may take: it is made to fill the disk.", NOT_OURS)
     for entry in entries:
         if entry.file_size > MAX_TABLE_BYTES and not entry.filename.endswith(f"/{WEIGHTS}"):
-            raise LDSegError(f"The zip's entry {entry.filename!r} would have {entry.file_size} bytes, more than "
+            raise LDSegError(f"The zip's entry {short(entry.filename)} would have {entry.file_size} bytes, more than "
                              f"{MAX_TABLE_BYTES}.", NOT_OURS)
 
 
@@ -147,7 +148,7 @@ def _read_manifest(opened: zipfile.ZipFile) -> Manifest:
                          "nnUNetv2_install_pretrained_model_from_zip; it can run code, trust its author first.")
     manifest = Manifest.from_json(parse_json(_content(opened, found[0]), found[0]))
     if manifest.own_name != found[0]:
-        raise LDSegError(f"{found[0]!r} describes the data set {manifest.dataset!r}.", NOT_OURS)
+        raise LDSegError(f"{short(found[0])} describes the data set {short(manifest.dataset)}.", NOT_OURS)
     manifest.require_complete()
     return manifest
 
@@ -157,8 +158,8 @@ def _require_as_listed(entries: Iterable[zipfile.ZipInfo], manifest: Manifest) -
     extra = sorted(set(sizes) - set(manifest.files) - {manifest.own_name})
     missing = sorted(set(manifest.files) - set(sizes))
     if extra or missing:
-        raise LDSegError(f"The zip holds {extra[0]!r}, which its manifest does not list." if extra else
-                         f"The zip lacks {missing[0]!r}, which its manifest lists.", NOT_OURS)
+        raise LDSegError(f"The zip holds {short(extra[0])}, which its manifest does not list." if extra else
+                         f"The zip lacks {short(missing[0])}, which its manifest lists.", NOT_OURS)
     for name, listed in manifest.files.items():
         if sizes[name] != listed.bytes:
             raise LDSegError(f"{name} has {sizes[name]} bytes, not the {listed.bytes} of the manifest.", NOT_OURS)
@@ -173,9 +174,9 @@ def parse_json(content: bytes, name: str) -> Any:
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise LDSegError(f"{name!r} is not valid JSON ({error}).", NOT_OURS) from error
+        raise LDSegError(f"{short(name)} is not valid JSON ({error}).", NOT_OURS) from error
 
 
 def _content(opened: zipfile.ZipFile, name: str) -> bytes:
-    with _reading(name), opened.open(name) as source:
+    with _reading(name, OSError), opened.open(name) as source:
         return source.read()

@@ -12,7 +12,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ldseg_auto import nnunet_ext
 from ldseg_auto.config import FORMAT_KEY, require_known_format
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
@@ -25,7 +24,7 @@ from ldseg_auto.folders import (
     require_environment,
 )
 from ldseg_auto.sharing.archive import Archive, open_archive, parse_json
-from ldseg_auto.sharing.manifest import CHECKPOINT, INFERENCE, MANIFEST, NOT_OURS, WEIGHTS, Manifest
+from ldseg_auto.sharing.manifest import CHECKPOINT, INFERENCE, MANIFEST, NOT_OURS, WEIGHTS, Manifest, short
 from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
 
 _REPLACED = "replaced"
@@ -88,11 +87,13 @@ def _require_known_trainer(name: str) -> None:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    nnunet_ext.register()
-    found: Any = None
-    # nnU-Net names each file that it looks into, and takes for a class whatever has the name
-    with suppress(RuntimeError, AssertionError, TypeError), redirect_stdout(StringIO()):
-        found = recursive_find_trainer_class_by_name(name)
+    from ldseg_auto.nnunet_ext import ldseg_auto_nnunet_trainers as ours
+
+    found = getattr(ours, name, None)  # nnU-Net's search takes seconds: it imports every trainer
+    if found is None:
+        # it names each file that it looks into, and takes for a class whatever has the name
+        with suppress(RuntimeError, AssertionError, TypeError), redirect_stdout(StringIO()):
+            found = recursive_find_trainer_class_by_name(name)
     if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
         raise LDSegError(f"The model was trained by {name}, which is not installed here.",
                          "Install the version that has it; if it is its author's own, put its code into a folder of "
@@ -126,7 +127,7 @@ def _require_trusted(model: Path, configuration: str) -> None:
         raise LDSegError(f"{FORMAT_KEY} in plans.json is no number.", NOT_OURS)
     require_known_format(plans)
     if configuration not in plans["configurations"]:
-        raise LDSegError(f"plans.json has no configuration {configuration!r}.", NOT_OURS)
+        raise LDSegError(f"plans.json has no configuration {short(configuration)}.", NOT_OURS)
 
 
 def _convert(folder: Path, trainer: str, configuration: str, fold: Fold) -> None:
@@ -153,7 +154,7 @@ def _mirroring(axes: Any) -> tuple[int, ...] | None:
     if axes is None:
         return None
     if not isinstance(axes, list) or not all(type(axis) is int and axis in (0, 1, 2) for axis in axes):
-        raise LDSegError(f"{axes!r} are no axes to mirror.", NOT_OURS)
+        raise LDSegError(f"{short(axes)} are no axes to mirror.", NOT_OURS)
     return tuple(sorted(set(axes)))
 
 

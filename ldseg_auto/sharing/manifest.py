@@ -36,6 +36,12 @@ _DATASET = re.compile(r"Dataset\d{3}_" + _PLAIN_NAME.pattern, re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def short(value: Any) -> str:
+    """A stranger's value for an error message: on one line, without control characters."""
+    text = ascii(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
 def is_plain_name(value: Any) -> bool:
     """Whether it can be the name of a file or folder, and of nothing outside the folder it is put into."""
     return isinstance(value, str) and len(value) < 200 and _PLAIN_NAME.fullmatch(value) is not None
@@ -50,9 +56,9 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise LDSegError(f"The manifest gives {self.sha256!r} as a SHA-256.", NOT_OURS)
+            raise LDSegError(f"The manifest gives {short(self.sha256)} as a SHA-256.", NOT_OURS)
         if type(self.bytes) is not int or self.bytes < 0:
-            raise LDSegError(f"The manifest gives {self.bytes!r} as a size.", NOT_OURS)
+            raise LDSegError(f"The manifest gives {short(self.bytes)} as a size.", NOT_OURS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str) or not _DATASET.fullmatch(self.dataset) or not is_plain_name(self.dataset):
-            raise LDSegError(f"{self.dataset!r} is not the name of a data set that can be shared.",
+            raise LDSegError(f"{short(self.dataset)} is not the name of a data set that can be shared.",
                              "Names are DatasetXXX_NAME, of letters, digits and _ + - = . alone.")
         for name in ("trainer", "plans", "checkpoint"):
             _require_name(name, getattr(self, name))
@@ -83,12 +89,12 @@ class Manifest:
         for configuration, folds in self.configurations.items():
             _require_name("configuration", configuration)
             if not isinstance(folds, list) or not folds or not all(map(_is_fold, folds)) or _repeats(folds):
-                raise LDSegError(f"The manifest gives {folds!r} as the folds of {configuration}.", NOT_OURS)
+                raise LDSegError(f"The manifest gives {short(folds)} as the folds of {configuration}.", NOT_OURS)
         if not isinstance(self.created, str) or not isinstance(self.versions, dict):
             raise LDSegError("The manifest does not say when and with which versions it was made.", NOT_OURS)
         unknown = sorted(set(self.files) - set(self.known_files()))
         if unknown:
-            raise LDSegError(f"{unknown[0]!r} is no file of a shared model.", NOT_OURS)
+            raise LDSegError(f"{short(unknown[0])} is no file of a shared model.", NOT_OURS)
 
     @property
     def models(self) -> dict[str, list[Fold]]:
@@ -131,7 +137,7 @@ class Manifest:
             raise LDSegError(f"The manifest does not say its format ({FORMAT_KEY}).", NOT_OURS)
         written = content[FORMAT_KEY]
         if type(written) is not int or written != FORMAT:
-            raise LDSegError(f"The zip has format {written!r}, this version reads {FORMAT}.",
+            raise LDSegError(f"The zip has format {short(written)}, this version reads {FORMAT}.",
                              "Install a newer ldseg_auto, or ask for an export by this version.")
         keys = ("dataset", "trainer", "plans", "checkpoint", "configurations", "created", "versions", "files")
         missing = [key for key in keys if key not in content]
@@ -148,7 +154,7 @@ def _below(folder: str, required: tuple[str, ...], optional: tuple[str, ...]) ->
 
 def _require_name(what: str, value: Any) -> None:
     if not is_plain_name(value) or "__" in value:
-        raise LDSegError(f"{value!r} is not the name of a {what} that can be shared.",
+        raise LDSegError(f"{short(value)} is not the name of a {what} that can be shared.",
                          "Names are of letters, digits and _ + - = . alone, without '__'.")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.sharing.manifest import is_plain_name
+from ldseg_auto.sharing.manifest import is_plain_name, short
 
 READERS = frozenset({"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient",
                      "NaturalImage2DIO", "Tiff3DIO"})
@@ -62,22 +62,22 @@ def require_trusted(plans: Any, description: Any) -> None:
     """
     for where, value, allowed in (*_named_in_plans(plans), *_named_in_description(description)):
         if not isinstance(value, str) or value not in allowed:
-            raise LDSegError(f"{where} is {_short(value)}, which is not among what a shared model may name: "
+            raise LDSegError(f"{where} is {short(value)}, which is not among what a shared model may name: "
                              f"{_listed(allowed)}.",
                              "The model would run code of unknown origin: do not use it, or ask its author for one "
                              "planned without.")
     for where, value in _folders_in(plans):
         if not is_plain_name(value):
-            raise LDSegError(f"{where} is {_short(value)}, which leaves its folder.", "Do not use this model.")
+            raise LDSegError(f"{where} is {short(value)}, which leaves its folder.", "Do not use this model.")
     ending = description.get("file_ending")
     if not isinstance(ending, str) or not _ENDING.fullmatch(ending):
-        raise LDSegError(f"file_ending in dataset.json is {_short(ending)}.", "Endings look like .nii.gz or .png.")
+        raise LDSegError(f"file_ending in dataset.json is {short(ending)}.", "Endings look like .nii.gz or .png.")
 
 
 def require_trainer_name(name: Any) -> None:
     """Raise unless it can be a class's name; whether nnU-Net knows such a trainer is another question."""
     if not isinstance(name, str) or not _TRAINER.fullmatch(name) or "__" in name:
-        raise LDSegError(f"{_short(name)} is not the name of a trainer.", "Do not use this model.")
+        raise LDSegError(f"{short(name)} is not the name of a trainer.", "Do not use this model.")
 
 
 def _named_in_plans(plans: Any) -> Named:
@@ -86,7 +86,7 @@ def _named_in_plans(plans: Any) -> Named:
     if "label_manager" in plans:
         yield "label_manager in plans.json", plans["label_manager"], LABEL_MANAGERS
     for name, configuration in _mapping(plans.get("configurations"), "configurations in plans.json").items():
-        where = f"of {_short(name)} in plans.json"
+        where = f"of {short(name)} in plans.json"
         yield from _named_in_configuration(_mapping(configuration, f"The content {where}"), where)
 
 
@@ -124,19 +124,14 @@ def _folders_in(plans: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise LDSegError(f"{where} is {_short(value)}, not a table.", "The model is damaged: get it again.")
+        raise LDSegError(f"{where} is {short(value)}, not a table.", "The model is damaged: get it again.")
     return value
 
 
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise LDSegError(f"{where} is {_short(value)}, not a list.", "The model is damaged: get it again.")
+        raise LDSegError(f"{where} is {short(value)}, not a list.", "The model is damaged: get it again.")
     return value
-
-
-def _short(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _listed(allowed: Collection[str]) -> str:

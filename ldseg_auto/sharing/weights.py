@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.sharing.manifest import short
 
 _ALIASES = "aliases"  # in the file's metadata: {name: name of the tensor that it shares}
 
@@ -46,12 +47,12 @@ def from_file(path: Path) -> dict[str, torch.Tensor]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
             aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, short(str(error))) from error
     if not isinstance(aliases, dict) or not all(isinstance(stored, str) for stored in aliases.values()):
         raise _damaged(path, "its table of names is none")
     wrong = [name for name, stored in aliases.items() if name in state or stored not in state]
     if wrong:
-        raise _damaged(path, f"its table of names is wrong about {wrong[0]!r}")
+        raise _damaged(path, f"its table of names is wrong about {short(wrong[0])}")
     return state | {name: state[stored] for name, stored in aliases.items()}
 
 

@@ -9,6 +9,7 @@ import zlib
 import pytest
 
 from ldseg_auto.cli import import_model
+from ldseg_auto.sharing import archive
 
 NAME = "Dataset004_Small"
 MODEL = f"{NAME}/LDSegTrainer__LDSegPlans__3d_fullres"
@@ -96,25 +97,30 @@ def test_files_that_a_model_needs(needed, change_zip, refused):
     refused(change_zip(lambda files: files.pop(needed)), f"manifest lacks {needed}")
 
 
-def test_a_bomb_that_says_how_large_it_is(change_zip, refused):
-    file = change_zip(_add(WEIGHTS, bytes(120 * 2 ** 20)))
-    assert file.stat().st_size < 2 ** 20
+def test_a_bomb_that_says_how_large_it_is(change_zip, refused, monkeypatch, results):
+    file = change_zip(_add(WEIGHTS, bytes(12 * 2 ** 20)))
+    assert archive.MAX_SMALL_BYTES == 100 * 2 ** 20, "the real limit, too much to compress in a test"
+    monkeypatch.setattr(archive, "MAX_SMALL_BYTES", 10 * 2 ** 20)
     refused(file, "would unpack to", "made to fill the disk")
+    monkeypatch.setattr(archive, "MAX_GROWTH", 1000)
+    refused(file, "weights.safetensors cannot be read")
 
 
-def test_a_table_too_large_to_be_read(change_zip, refused):
-    refused(change_zip(_add(PLANS, bytes(65 * 2 ** 20))), PLANS, "more than 67108864")
+def test_a_table_too_large_to_be_read(change_zip, refused, monkeypatch):
+    file = change_zip(_add(PLANS, bytes(10_000)))
+    monkeypatch.setattr(archive, "MAX_TABLE_BYTES", 9999)
+    refused(file, PLANS, "more than 9999")
 
 
 def test_a_bomb_that_says_it_is_small(change_zip, refused, monkeypatch):
     """Both headers and the manifest say 1000 bytes, the stream goes on for megabytes."""
-    size, content = 30 * 2 ** 20, bytes(1000)
+    size, content = 7_654_321, bytes(1000)
     file = change_zip(_add(WEIGHTS, bytes(size)))
     changed = file.read_bytes().replace(struct.pack("<L", size), struct.pack("<L", len(content)))
     changed = changed.replace(struct.pack("<L", zlib.crc32(bytes(size))), struct.pack("<L", zlib.crc32(content)))
     assert changed.count(struct.pack("<L", zlib.crc32(content))) == 2
     file.write_bytes(changed)
-    refused(file, "has 1000 bytes, not the 31457280 of the manifest")
+    refused(file, "has 1000 bytes, not the 7654321 of the manifest")
     read = []
     monkeypatch.setattr("ldseg_auto.sharing.archive._require_as_listed", lambda entries, manifest: None)
     original = zipfile.ZipExtFile.read
