@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
         raise LDSegError(f"{path} is missing.", "Run the command again that writes it.")
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LDSegError(f"{path} is not valid JSON: {error}.", "Correct the file or have it written anew.") from error
 
 

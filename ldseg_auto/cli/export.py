@@ -25,7 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", default=argparse.SUPPRESS,
                         help="folds (default: those that are trained)")
     parser.add_argument("-chk", dest="checkpoint_name", metavar="CHECKPOINT", default=DEFAULT_CHECKPOINT,
-                        help="name of the checkpoint (default: %(default)s, which it is called after the import)")
+                        help="name of the checkpoint (default: %(default)s); imported it is always called "
+                             f"{DEFAULT_CHECKPOINT}")
     parser.add_argument("-o", dest="output_file", metavar="MODEL.zip", required=True, help="file to write")
     parser.add_argument("--licence", metavar="FILE", default=argparse.SUPPRESS,
                         help="text of the licence under which others may use the model (default: what an imported "

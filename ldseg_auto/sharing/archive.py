@@ -20,7 +20,7 @@ from ldseg_auto.sharing.manifest import MANIFEST, NOT_OURS, WEIGHTS, Manifest, s
 # Weights hardly compress; tables do, but are small: a zip that promises more than this is made to fill a disk.
 MAX_GROWTH = 20  # unpacked bytes for each byte of the zip,
 MAX_SMALL_BYTES = 100 * 2 ** 20  # and on top of that
-MAX_TABLE_BYTES = 64 * 2 ** 20  # of a file that is not weights: tables are read whole
+MAX_TABLE_BYTES = 32 * 2 ** 20  # of a file that is not weights: such files are read whole
 _CHUNK_BYTES = 2 ** 20
 _DAMAGED = "It is damaged or not complete: copy or download it again."
 # what zipfile and what it is built on raise on a damaged file

@@ -33,6 +33,7 @@ from ldseg_auto.folders import (
     require_trained_folds,
     trained_folds,
 )
+from ldseg_auto.sharing.archive import MAX_TABLE_BYTES, open_archive
 from ldseg_auto.sharing.manifest import (
     CHECKPOINT,
     INFERENCE,
@@ -186,11 +187,15 @@ def _write(output: Path, manifest: Manifest, files: Iterator[tuple[str, bytes]])
         output.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(temporary, "w") as written:
             for name, content in files:
+                if len(content) > MAX_TABLE_BYTES and not name.endswith(WEIGHTS):
+                    print(f"Left out, too large to be imported: {name}")
+                    continue
                 entries[name] = Entry(sha256(content).hexdigest(), len(content))
                 written.writestr(_entry(name), content)
             complete = replace(manifest, files=entries)
-            complete.require_complete()
             written.writestr(_entry(complete.own_name), _json(complete.to_json()))
+        with open_archive(temporary):
+            pass  # it can be imported
         os.replace(temporary, output)
     except OSError as error:
         raise LDSegError(f"{output} cannot be written: {error}.", "Give -o a place with room for the zip.") from error

@@ -28,7 +28,6 @@ from ldseg_auto.sharing.manifest import CHECKPOINT, INFERENCE, MANIFEST, NOT_OUR
 from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
 
 _REPLACED = "replaced"
-_SPARE_BYTES = 64 * 2 ** 20  # left free on the disk
 
 
 def import_model(zip_file: str, overwrite: bool = False) -> list[Path]:
@@ -61,6 +60,8 @@ def import_model(zip_file: str, overwrite: bool = False) -> list[Path]:
             archive.unpack(temporary)
             _convert_models(temporary / manifest.dataset, manifest)
             _move([(temporary / manifest.dataset / target.name, target) for target in targets], temporary / _REPLACED)
+    if dataset / INFERENCE in targets:
+        print(f"Installed the choice of sampler of every model there: {dataset / INFERENCE}")
     _warn_of_ambiguous_id(manifest.dataset)
     return [dataset / model for model in manifest.models]
 
@@ -102,7 +103,7 @@ def _require_known_trainer(name: str) -> None:
 
 def _require_room(folder: Path, archive: Archive) -> None:
     weights = [entry.bytes for name, entry in archive.manifest.files.items() if name.endswith(f"/{WEIGHTS}")]
-    needed = archive.unpacked_bytes + max(weights) + _SPARE_BYTES  # each fold's weights are converted beside the old
+    needed = archive.unpacked_bytes + max(weights)  # each fold's weights are converted beside the old
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise LDSegError(f"The model needs {needed} bytes, on the disk of {folder.parent} {free} are free.",
@@ -111,8 +112,9 @@ def _require_room(folder: Path, archive: Archive) -> None:
 
 def _convert_models(dataset: Path, manifest: Manifest) -> None:
     """What was unpacked becomes what predictors read; checked before."""
-    for table in dataset.rglob("*.json"):
-        parse_json(table.read_bytes(), table.name)
+    for choice in (dataset / INFERENCE, *dataset.glob(f"*/{INFERENCE}")):
+        if choice.is_file():
+            parse_json(choice.read_bytes(), INFERENCE)
     for (model, folds), configuration in zip(manifest.models.items(), manifest.configurations, strict=True):
         _require_trusted(dataset / model, configuration)
         for fold in folds:
@@ -144,8 +146,8 @@ def _convert(folder: Path, trainer: str, configuration: str, fold: Fold) -> None
                "inference_allowed_mirroring_axes": _mirroring(described.get("inference_allowed_mirroring_axes"))}
     try:
         checkpoint.save(content, str(folder / DEFAULT_CHECKPOINT))
-    except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(str(error)) from error
+    except RuntimeError as error:  # torch says so where a disk is full
+        raise OSError(f"the weights were not written completely ({error})") from error
     for name in (WEIGHTS, CHECKPOINT):
         (folder / name).unlink()
 
@@ -153,9 +155,10 @@ def _convert(folder: Path, trainer: str, configuration: str, fold: Fold) -> None
 def _mirroring(axes: Any) -> tuple[int, ...] | None:
     if axes is None:
         return None
-    if not isinstance(axes, list) or not all(type(axis) is int and axis in (0, 1, 2) for axis in axes):
+    if not isinstance(axes, list) or any(type(axis) is not int or axes.count(axis) > 1 or axis not in (0, 1, 2)
+                                         for axis in axes):
         raise LDSegError(f"{short(axes)} are no axes to mirror.", NOT_OURS)
-    return tuple(sorted(set(axes)))
+    return tuple(axes)
 
 
 def _move(pairs: list[tuple[Path, Path]], replaced: Path) -> None:
@@ -187,21 +190,23 @@ def _remove_empty(folder: Path) -> None:
 @contextmanager
 def _temporary_folder(parent: Path) -> Iterator[Path]:
     """A hidden folder below `parent`, on the same disk, removed at the end; with `replaced/` below it."""
-    created = not parent.exists()
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".ldseg_import_", dir=parent))
-    try:
+    with ExitStack() as leave:
+        if not parent.exists():
+            leave.callback(_remove_empty, parent)
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".ldseg_import_", dir=parent))
+        leave.callback(_discard, folder)
         (folder / _REPLACED).mkdir()
         yield folder
-    except BaseException:
-        if any((folder / _REPLACED).glob("*")):  # it could not be moved back
-            print(f"What was there before lies in {folder / _REPLACED}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        if created:
-            _remove_empty(parent)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _discard(folder: Path) -> None:
+    """Remove what is left, but nothing that was replaced and could not be moved back."""
+    if any((folder / _REPLACED).glob("*")):
+        print(f"What was there before lies in {folder / _REPLACED}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def change_zip(model_zip, tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def world() -> dict:
+def tools() -> dict:
     """Functions and names for tests that build models of their own."""
     return {"plans": plans, "write_fold": write_fold, "write_model": write_model, "read_zip": read_zip, "name": NAME,
             "model": MODEL}

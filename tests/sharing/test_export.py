@@ -15,14 +15,14 @@ MODEL = f"{NAME}/LDSegTrainer__LDSegPlans__3d_fullres"
 
 
 @pytest.fixture
-def exported(tmp_path, world):
+def exported(tmp_path, tools):
     """Export with these flags: what the zip holds."""
 
     def run(*flags: str) -> dict[str, bytes]:
         out = tmp_path / "out" / "model.zip"
         assert export.main(["-d", "4", "-o", str(out), "--overwrite", *flags]) == 0
         assert [path.name for path in out.parent.iterdir()] == [out.name]
-        return world["read_zip"](out)
+        return tools["read_zip"](out)
 
     return run
 
@@ -61,6 +61,16 @@ def test_nothing_of_the_training_or_of_this_machine_is_in_it(model, exported):
     assert b'"case_1.nii.gz"' in content, "which case has which score stays"
 
 
+def test_tables_too_large_to_be_imported_are_left_out(model, exported, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("ldseg_auto.sharing.export.MAX_TABLE_BYTES", 2000)
+    (model / "dataset_fingerprint.json").write_text(2001 * " ")
+    assert f"{MODEL}/dataset_fingerprint.json" not in exported()
+    assert "Left out" in (out := capsys.readouterr().out) and "fingerprint" in out
+    (model / "dataset.json").write_text((model / "dataset.json").read_text() + 2000 * " ")
+    assert export.main(["-d", "4", "-o", str(tmp_path / "model.zip")]) == 1
+    assert "lacks" in capsys.readouterr().err and not (tmp_path / "model.zip").exists()
+
+
 def test_configurations(second_model, exported):
     assert _manifest(exported())["configurations"] == {"3d_fullres": [0, 1], "3d_lowres": [0]}
     assert _manifest(exported("-c", "3d_lowres"))["configurations"] == {"3d_lowres": [0]}
@@ -70,8 +80,8 @@ def test_folds(model, exported):
     assert _manifest(exported("-f", "1"))["configurations"] == {"3d_fullres": [1]}
 
 
-def test_checkpoint(model, exported, world):
-    world["write_fold"](model / "fold_0", name="checkpoint_best.pth", value=7)
+def test_checkpoint(model, exported, tools):
+    tools["write_fold"](model / "fold_0", name="checkpoint_best.pth", value=7)
     files = exported("-chk", "checkpoint_best.pth")
     assert _manifest(files)["checkpoint"] == "checkpoint_best.pth"
     assert _manifest(files)["configurations"] == {"3d_fullres": [0]}
@@ -79,11 +89,11 @@ def test_checkpoint(model, exported, world):
     assert files[weights] != exported()[weights]
 
 
-def test_trainer_and_plans(model, exported, world):
+def test_trainer_and_plans(model, exported, tools):
     other = model.with_name("LDSegTrainerPaper__Others__3d_fullres")
     shutil.copytree(model, other)
     for fold in (0, 1):
-        world["write_fold"](other / f"fold_{fold}", trainer="LDSegTrainerPaper")
+        tools["write_fold"](other / f"fold_{fold}", trainer="LDSegTrainerPaper")
     manifest = _manifest(exported("-tr", "LDSegTrainerPaper", "-p", "Others"))
     assert (manifest["trainer"], manifest["plans"]) == ("LDSegTrainerPaper", "Others")
 
@@ -96,10 +106,10 @@ def test_licence(model, exported, tmp_path, capsys):
     assert "No licence" not in capsys.readouterr().out
 
 
-def test_a_model_that_was_imported_can_be_exported_again(model_zip, exported, change_zip, world):
+def test_a_model_that_was_imported_can_be_exported_again(model_zip, exported, change_zip, tools):
     changed = change_zip(lambda files: files.update({f"{MODEL}/LICENSE": b"Be kind."}))
     assert import_model.main([str(changed)]) == 0
-    first, second = world["read_zip"](changed), exported()
+    first, second = tools["read_zip"](changed), exported()
     assert second[f"{MODEL}/LICENSE"] == b"Be kind."
     assert {name for name in first if first[name] != second.get(name)} == {f"{NAME}/manifest.json"}
 

@@ -41,8 +41,8 @@ def test_what_is_installed(model_zip, results, tmp_path):
         assert set(after) == {"network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes"}
 
 
-def test_an_existing_model_is_replaced_only_when_asked_for(model_zip, results, world, capsys):
-    old = world["write_model"](results, folds=(0, 3))
+def test_an_existing_model_is_replaced_only_when_asked_for(model_zip, results, tools, capsys):
+    old = tools["write_model"](results, folds=(0, 3))
     before = _content(results)
     assert import_model.main([str(model_zip)]) == 1
     assert f"There is already {old}" in (error := capsys.readouterr().err) and "--overwrite" in error
@@ -52,15 +52,15 @@ def test_an_existing_model_is_replaced_only_when_asked_for(model_zip, results, w
     assert [path.name for path in (results / NAME).iterdir()] == [old.name]
 
 
-def test_other_models_of_the_data_set_stay(model_zip, results, world):
-    other = world["write_model"](results, "3d_lowres", (0,))
+def test_other_models_of_the_data_set_stay(model_zip, results, tools):
+    other = tools["write_model"](results, "3d_lowres", (0,))
     before = _content(other)
     assert import_model.main([str(model_zip)]) == 0
     assert _content(other) == before and (results / MODEL).is_dir()
 
 
-def test_a_linked_model_is_replaced_and_what_it_points_to_stays(model_zip, results, world, tmp_path):
-    elsewhere = shutil.move(world["write_model"](results), tmp_path / "elsewhere")
+def test_a_linked_model_is_replaced_and_what_it_points_to_stays(model_zip, results, tools, tmp_path):
+    elsewhere = shutil.move(tools["write_model"](results), tmp_path / "elsewhere")
     (results / MODEL).symlink_to(elsewhere)
     before = _content(Path(elsewhere))
     assert import_model.main([str(model_zip)]) == 1
@@ -77,8 +77,10 @@ def test_the_choice_of_sampler_of_a_data_set(change_zip, results, capsys):
     assert "ldseg_inference.json" in capsys.readouterr().err
     (results / choice).write_text('{"samples": 3}')
     assert import_model.main([str(changed)]) == 0, "the same choice does not stand in the way"
+    assert "choice of sampler" not in capsys.readouterr().out
     (results / choice).write_text('{"samples": 9}')
     assert import_model.main([str(changed), "--overwrite"]) == 0
+    assert "Installed the choice of sampler" in capsys.readouterr().out
     assert json.loads((results / choice).read_text()) == {"samples": 3}
     changed = change_zip(lambda files: files.update({choice: b'{"samples": 3'}))
     assert import_model.main([str(changed), "--overwrite"]) == 1
@@ -121,11 +123,13 @@ CHECKPOINT = f"{MODEL}/fold_1/checkpoint.json"
     (_set(PLANS, "configurations", {}), "no configuration '3d_fullres'"),
     (lambda files: files.update({PLANS: b"{"}), "'plans.json' is not valid JSON"),
     (lambda files: files.update({f"{MODEL}/dataset.json": b"[]"}), "dataset.json is []"),
-    (lambda files: files.update({f"{MODEL}/fold_0/latent_signs.json": b"[" * 100_000}), "latent_signs.json"),
+    (lambda files: files.update({f"{MODEL}/ldseg_inference.json": b"[" * 100_000}), "ldseg_inference.json"),
+    (lambda files: files.update({f"{NAME}/ldseg_inference.json": b""}), "ldseg_inference.json"),
     (_set(CHECKPOINT, "trainer_name", "nnUNetTrainer"), "does not belong to LDSegTrainer"),
     (_set(CHECKPOINT, "configuration", "2d"), "fold 1 does not belong"),
     (_set(CHECKPOINT, "inference_allowed_mirroring_axes", ["os.system"]), "no axes"),
     (_set(CHECKPOINT, "inference_allowed_mirroring_axes", [3]), "no axes"),
+    (_set(CHECKPOINT, "inference_allowed_mirroring_axes", [0, 0]), "no axes"),
     (lambda files: files.update({CHECKPOINT: b"[]"}), "does not belong"),
     (lambda files: files.update({WEIGHTS: files[WEIGHTS][:-3]}), "fold_0/weights.safetensors cannot be read"),
     (lambda files: files.update({WEIGHTS: b"\x80\x04cos\nsystem\n"}), "weights.safetensors cannot be read")])
@@ -190,9 +194,9 @@ class _FullFile:
     ("torch.save", _no_space), ("torch.save", _torchs_no_space), ("shutil.copyfile", _no_space),
     ("tempfile.mkdtemp", _no_space), ("pathlib.Path.rename", _no_space)])
 @pytest.mark.parametrize("existing", [False, True])
-def test_a_full_disk_leaves_what_was_there(name, replacement, existing, model_zip, results, world, monkeypatch, capsys):
+def test_a_full_disk_leaves_what_was_there(name, replacement, existing, model_zip, results, tools, monkeypatch, capsys):
     if existing:
-        world["write_model"](results, folds=(3,))
+        tools["write_model"](results, folds=(3,))
     before = _content(results)
     monkeypatch.setattr(name, replacement, raising=False)
     assert import_model.main([str(model_zip), "--overwrite"]) == 1
@@ -210,7 +214,7 @@ def test_room_is_asked_for_first(model_zip, results, monkeypatch, capsys):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(1, 5))
-def test_an_interruption_at_any_move_leaves_all_or_nothing(nth, when, change_zip, results, world, monkeypatch):
+def test_an_interruption_at_any_move_leaves_all_or_nothing(nth, when, change_zip, results, tools, monkeypatch):
     """Two new models and one that is replaced; interrupted before or after each of the moves."""
     def edit(files):
         manifest = f"{NAME}/manifest.json"
@@ -222,7 +226,7 @@ def test_an_interruption_at_any_move_leaves_all_or_nothing(nth, when, change_zip
                 b"3d_fullres", b"3d_lowres") if name.endswith("checkpoint.json") else files[name]
 
     changed = change_zip(edit)
-    world["write_model"](results, folds=(3,))
+    tools["write_model"](results, folds=(3,))
     before = _content(results)
     rename, calls = Path.rename, []
 
@@ -242,8 +246,8 @@ def test_an_interruption_at_any_move_leaves_all_or_nothing(nth, when, change_zip
     assert not list(results.rglob(".ldseg_import_*"))
 
 
-def test_what_cannot_be_moved_back_is_kept(model_zip, results, world, monkeypatch, capsys):
-    before = _content(world["write_model"](results, folds=(3,)))
+def test_what_cannot_be_moved_back_is_kept(model_zip, results, tools, monkeypatch, capsys):
+    before = _content(tools["write_model"](results, folds=(3,)))
     rename, calls = Path.rename, []
 
     def breaks(self, target):
@@ -263,6 +267,15 @@ def test_results_below_a_file(model_zip, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "file" / "results"))
     assert import_model.main([str(model_zip)]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_no_results_folder_is_left_by_a_failure(model_zip, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "new"))
+    for name in ("tempfile.mkdtemp", "torch.save"):
+        with monkeypatch.context() as full:
+            full.setattr(name, _no_space)
+            assert import_model.main([str(model_zip)]) == 1
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_results_folder_is_made_where_there_is_none(model_zip, tmp_path, monkeypatch):

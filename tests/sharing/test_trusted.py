@@ -46,8 +46,8 @@ def _with(content: dict, path: tuple, value) -> dict:
     ((*ARGUMENTS, "block"), "antigravity"),
     ((*ARCHITECTURE, "_kw_requires_import"), ["network_class"]),
 ])
-def test_code_that_is_not_in_the_tables_is_refused(path, value, world):
-    plans = _with(world["plans"](), path, value)
+def test_code_that_is_not_in_the_tables_is_refused(path, value, tools):
+    plans = _with(tools["plans"](), path, value)
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["network_class"] = "os.system"
     with pytest.raises(LDSegError, match=f"{'network_class' if path[-1] == '_kw_requires_import' else path[-1]} .*"
                                          "not among what a shared model may name"):
@@ -58,9 +58,9 @@ def test_code_that_is_not_in_the_tables_is_refused(path, value, world):
     (ARGUMENTS[:1], []), (ARGUMENTS[:2], None), (ARCHITECTURE, "x"), (ARGUMENTS, None),
     ((*ARCHITECTURE, "_kw_requires_import"), "conv_op"),
     (("configurations", "3d_fullres", "normalization_schemes"), {"0": "CTNormalization"})])
-def test_other_shapes_are_refused(path, value, world):
+def test_other_shapes_are_refused(path, value, tools):
     with pytest.raises(LDSegError, match="not a (table|list)"):
-        require_trusted(_with(world["plans"](), path, value), DESCRIPTION)
+        require_trusted(_with(tools["plans"](), path, value), DESCRIPTION)
 
 
 @pytest.mark.parametrize("path, value", [
@@ -68,19 +68,19 @@ def test_other_shapes_are_refused(path, value, world):
     (("configurations", "3d_fullres", "data_identifier"), "/tmp"),
     (("configurations", "3d_fullres", "previous_stage"), ".."),
     (("configurations", "3d_fullres", "next_stage"), ["3d_fullres", "..\\.."])])
-def test_names_that_leave_their_folder_are_refused(path, value, world):
+def test_names_that_leave_their_folder_are_refused(path, value, tools):
     with pytest.raises(LDSegError, match="leaves its folder"):
-        require_trusted(_with(world["plans"](), path, value), DESCRIPTION)
+        require_trusted(_with(tools["plans"](), path, value), DESCRIPTION)
 
 
 @pytest.mark.parametrize("change, part", [
     ({"file_ending": "/../../x"}, "file_ending"), ({"file_ending": None}, "file_ending"),
     ({"overwrite_image_reader_writer": "os"}, "overwrite_image_reader_writer")])
-def test_descriptions_are_checked_too(change, part, world):
+def test_descriptions_are_checked_too(change, part, tools):
     with pytest.raises(LDSegError, match=part):
-        require_trusted(world["plans"](), DESCRIPTION | change)
+        require_trusted(tools["plans"](), DESCRIPTION | change)
     with pytest.raises(LDSegError, match="not a table"):
-        require_trusted(world["plans"](), [])
+        require_trusted(tools["plans"](), [])
 
 
 @pytest.mark.parametrize("name", ["os.system", "../x", "", None, 3, "A__B", "Trainer\n", "1st"])
@@ -96,16 +96,16 @@ def test_what_our_planners_write_is_trusted(small_world):
         require_trusted(json.loads(file.read_text()), json.loads((file.parent / "dataset.json").read_text()))
 
 
-def test_nnunets_residual_encoder_and_older_plans_are_trusted(world):
-    plans = _with(world["plans"](), (*ARCHITECTURE, "network_class_name"),
+def test_nnunets_residual_encoder_and_older_plans_are_trusted(tools):
+    plans = _with(tools["plans"](), (*ARCHITECTURE, "network_class_name"),
                   "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet")
     plans["configurations"]["old"] = {"UNet_class_name": "PlainConvUNet", "next_stage": "3d_lowres"}
     require_trusted(plans, DESCRIPTION | {"overwrite_image_reader_writer": "NibabelIOWithReorient"})
 
 
-def test_errors_show_no_control_characters(world):
+def test_errors_show_no_control_characters(tools):
     with pytest.raises(LDSegError) as error:
-        require_trusted(_with(world["plans"](), ("image_reader_writer",), "\x1b[2J" + 1000 * "x"), DESCRIPTION)
+        require_trusted(_with(tools["plans"](), ("image_reader_writer",), "\x1b[2J" + 1000 * "x"), DESCRIPTION)
     assert "\x1b" not in str(error.value) and len(str(error.value)) < 500
 
 
