@@ -64,8 +64,7 @@ def require_trusted(plans: Any, description: Any) -> None:
         if not isinstance(value, str) or value not in allowed:
             raise LDSegError(f"{where} is {short(value)}, which is not among what a shared model may name: "
                              f"{_listed(allowed)}.",
-                             "The model would run code of unknown origin: do not use it, or ask its author for one "
-                             "planned without.")
+                             "Such a name can run any code: share and use only models that are planned without it.")
     for where, value in _folders_in(plans):
         if not is_plain_name(value):
             raise LDSegError(f"{where} is {short(value)}, which leaves its folder.", "Do not use this model.")

@@ -15,7 +15,6 @@ from ldseg_auto.sharing.export import export_model
 from ldseg_auto.trainers import checkpoint
 
 NAME = "Dataset004_Small"
-MODEL = "LDSegTrainer__LDSegPlans__3d_fullres"
 DESCRIPTION = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 5,
                "file_ending": ".nii.gz"}
 
@@ -123,7 +122,6 @@ def change_zip(model_zip, tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def tools() -> dict:
-    """Functions and names for tests that build models of their own."""
-    return {"plans": plans, "write_fold": write_fold, "write_model": write_model, "read_zip": read_zip, "name": NAME,
-            "model": MODEL}
+def tools() -> dict[str, Callable]:
+    """For tests that build models of their own."""
+    return {"plans": plans, "write_fold": write_fold, "write_model": write_model, "read_zip": read_zip}
