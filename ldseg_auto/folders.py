@@ -63,6 +63,12 @@ def find_dataset(name_or_id: str | int, variables: Sequence[str] = (RAW, PREPROC
                      "Put your data there as DatasetXXX_NAME (XXX: three digits) in nnU-Net's format.")
 
 
+def others_with_the_id_of(dataset: str) -> list[str]:
+    """Data sets of another name under the same ID, which is ambiguous then (nnU-Net's commands refuse it)."""
+    return [name for name in _datasets((RAW, PREPROCESSED, RESULTS))
+            if name != dataset and dataset_id(name) == dataset_id(dataset)]
+
+
 def dataset_id(name: str) -> int:
     """4 for Dataset004_Hippocampus."""
     return int(name[7:10])
@@ -74,7 +80,7 @@ def read_json(path: Path) -> Any:
         raise LDSegError(f"{path} is missing.", "Run the command again that writes it.")
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LDSegError(f"{path} is not valid JSON: {error}.", "Correct the file or have it written anew.") from error
 
 
@@ -185,19 +191,26 @@ def model_folder(dataset: str, trainer_name: str, plans_name: str, configuration
 def find_model(dataset: str, trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
                configuration: str | None = None, checkpoint_name: str = DEFAULT_CHECKPOINT) -> Path:
     """The folder of a trained model; without a configuration the trained one, 3d_fullres if there are several."""
-    results = folder_of(RESULTS) / dataset
-    name = f"{trainer_name}__{plans_name}__"
-    trained = {path.name[len(name):]: path for path in sorted(results.glob(f"{name}*"))
-               if trained_folds(path, checkpoint_name)}
+    trained = find_models(dataset, trainer_name, plans_name, checkpoint_name)
     if configuration in trained:
         return trained[configuration]
     if configuration is None and trained:
         return trained.get("3d_fullres", next(iter(trained.values())))
+    results = folder_of(RESULTS) / dataset
     there = _checkpoints_in(results)
     cure = f"There are: {'; '.join(there)}. Choose with -tr, -p, -c and -chk" if there else "Nothing is trained there"
-    raise LDSegError(f"There is no {checkpoint_name} of {name}{configuration or '*'} in {results}.",
+    name = f"{trainer_name}__{plans_name}__{configuration or '*'}"
+    raise LDSegError(f"There is no {checkpoint_name} of {name} in {results}.",
                      f"{cure}, or train: ldseg_train {dataset_id(dataset)} 0"
                      + (f" -c {configuration}" if configuration else ""))
+
+
+def find_models(dataset: str, trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
+                checkpoint_name: str = DEFAULT_CHECKPOINT) -> dict[str, Path]:
+    """The folder of each configuration of which a fold is trained."""
+    name = f"{trainer_name}__{plans_name}__"
+    return {path.name[len(name):]: path for path in sorted((folder_of(RESULTS) / dataset).glob(f"{name}*"))
+            if trained_folds(path, checkpoint_name)}
 
 
 def trained_folds(model: Path, checkpoint_name: str = DEFAULT_CHECKPOINT) -> list[Fold]:

@@ -51,3 +51,10 @@ def load(filename: str, device: torch.device) -> dict:
     except Exception as error:
         raise LDSegError(f"The checkpoint {filename} cannot be read ({type(error).__name__}: {error}).",
                          "It is damaged or not one of ldseg_auto's: use another checkpoint or train again.") from error
+
+
+def require_resumable(content: dict, folder: str) -> None:
+    """Raise unless a training can go on from it, and be validated: an imported model holds what prediction needs."""
+    if "optimizer_state" not in content:
+        raise LDSegError(f"The checkpoint in {folder} was imported: it holds no training to continue or to validate.",
+                         "Predict with it, or start a training from its weights (-pretrained_weights).")

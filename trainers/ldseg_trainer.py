@@ -236,6 +236,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             self.initialize()
         content = (filename_or_checkpoint if isinstance(filename_or_checkpoint, dict)
                    else checkpoint.load(filename_or_checkpoint, self.device))
+        checkpoint.require_resumable(content, self.output_folder)
         self.unwrapped_network.load_state_dict(content["raw_network_weights"])
         self.average.load(content["network_weights"], content["ema_updates"])
         self.optimizer.load_state_dict(content["optimizer_state"])

@@ -17,7 +17,7 @@ from ldseg_auto.inference.uncertainty import entropy_file
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 from ldseg_auto.trainers.splits import make_splits
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
+COMMANDS = ("plan_and_preprocess", "train", "predict", "demo", "export", "import_model")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
