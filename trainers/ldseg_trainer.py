@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ldseg_auto.config import require_known_format
 from ldseg_auto.evaluation import latent_signs
 from ldseg_auto.inference.binding import bound
+from ldseg_auto.inference.export import export_prediction
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.trainers import checkpoint
@@ -258,7 +259,8 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
         network = self.unwrapped_network
         with self.average.swapped(network):
-            with bound(nnunet_trainer_module, nnUNetPredictor=predictor):
+            with bound(nnunet_trainer_module, nnUNetPredictor=predictor,
+                       export_prediction_from_logits=export_prediction):
                 super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0:
                 save_summary(measure_on_cases(self, network), network.config.sampler_steps, self.output_folder,

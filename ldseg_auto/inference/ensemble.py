@@ -6,14 +6,20 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    from ldseg_auto.inference.export import ExportOptions
 
-def is_member(case: Path) -> bool:
-    """Whether a model's part in the ensemble lies at CASE.npz and CASE.pkl; .pkl is written last."""
-    return Path(f"{case}.npz").is_file() and Path(f"{case}.pkl").is_file()
+
+def is_member(case: Path, with_moments: bool = False) -> bool:
+    """Whether a model's part in the ensemble lies at CASE.npz and CASE.pkl, and, where they are asked for, its moments
+    (see `inference.uncertainty`); they are written last, and .pkl before them."""
+    moments = [case.parent / f"{case.name}_moments.npz"] if with_moments else []
+    return all(file.is_file() for file in (Path(f"{case}.npz"), Path(f"{case}.pkl"), *moments))
 
 
 def open_parts(folder: Path, keep: bool, options: Mapping[str, Any]) -> Path:
@@ -29,32 +35,51 @@ def open_parts(folder: Path, keep: bool, options: Mapping[str, Any]) -> Path:
 
 
 def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, save_probabilities: bool,
-                    uncertainty: bool, progress_bar: bool = True) -> None:
-    """Write the segmentation of the mean probabilities of each case, as nnUNetv2_ensemble does, then drop the parts.
+                    options: ExportOptions, progress_bar: bool = True) -> None:
+    """Write the segmentation of the mean probabilities of each case, then drop the parts.
 
     Args:
         members: folders with each model's CASE.npz, CASE.pkl, plans.json and dataset.json, all below one folder,
-            which is removed when every case is written; a case's parts go as soon as it is.
+            which is removed when every case is written; a case's parts go as soon as it is. For maps of uncertainty
+            also CASE_moments.npz.
         cases: names without ending.
-        out: gets CASE.ENDING; with `save_probabilities` CASE.npz and CASE.pkl, with `uncertainty` the entropy map.
+        out: gets CASE.ENDING; with `save_probabilities` CASE.npz and CASE.pkl, with `options.maps` the maps.
     """
-    from batchgenerators.utilities.file_and_folder_operations import load_json, load_pickle
-    from nnunetv2.ensembling.ensemble import average_probabilities, merge_files
+    from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from ldseg_auto.inference.uncertainty import write_entropy
 
     plans = PlansManager(str(members[0] / "plans.json"))
     description = load_json(str(members[0] / "dataset.json"))
-    labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
     for name in ("plans.json", "dataset.json"):
         shutil.copy(members[0] / name, out / name)
     for case in tqdm(cases, desc="ensembling", disable=None if progress_bar else True):
-        parts = [str(member / f"{case}.npz") for member in members]
-        merge_files(parts, str(out / case), description["file_ending"], reader_writer, labels, save_probabilities)
-        if uncertainty:
-            write_entropy(average_probabilities(parts), labels.has_regions, out / case, reader_writer,
-                          load_pickle(parts[0].removesuffix(".npz") + ".pkl"))
+        parts = [member / case for member in members]
+        _average_case(parts, out / case, plans, description, save_probabilities, options)
         for part in parts:
-            Path(part).unlink()
+            Path(f"{part}.npz").unlink()
+            Path(f"{part}_moments.npz").unlink(missing_ok=True)
     shutil.rmtree(members[0].parent)
+
+
+def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: dict[str, Any],
+                  save_probabilities: bool, options: ExportOptions) -> None:
+    from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
+    from nnunetv2.ensembling.ensemble import average_probabilities
+
+    from ldseg_auto.inference.export import at_temperature, keep_largest_components, moments_file, write_uncertainty
+
+    labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
+    properties = load_pickle(f"{parts[0]}.pkl")
+    probabilities = at_temperature(average_probabilities([f"{part}.npz" for part in parts]), options.temperature,
+                                   labels.has_regions)
+    segmentation = keep_largest_components(labels.convert_probabilities_to_segmentation(probabilities),
+                                           options.largest_component)
+    if save_probabilities:
+        np.savez_compressed(f"{case}.npz", probabilities=probabilities)
+        save_pickle(properties, f"{case}.pkl")
+    reader_writer.write_seg(segmentation, f"{case}{description['file_ending']}", properties)
+    if options.maps:
+        moments = [np.load(moments_file(part)) for part in parts]
+        write_uncertainty(probabilities, segmentation, sum(m["moments"] for m in moments) / len(moments),
+                          np.concatenate([m["volumes_ml"] for m in moments]), labels, case, reader_writer, properties,
+                          description, options)

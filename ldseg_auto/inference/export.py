@@ -60,7 +60,7 @@ def export_prediction(prediction: torch.Tensor | np.ndarray, properties: dict, c
     heads = labels.num_segmentation_heads
     geometry = _Geometry(properties, plans_manager, configuration_manager)
     wanted = options.maps or options.moments
-    made: dict[str, np.ndarray] = {}
+    made: dict[str, Any] = {}
     convert = nnunet_export.convert_predicted_logits_to_segmentation_with_correct_shape
 
     def convert_and_keep(*args: Any, return_probabilities: bool = False, **kwargs: Any) -> Any:
@@ -98,7 +98,7 @@ def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, momen
     """
     names = uncertainty.class_names(dataset_json)
     maps = {"entropy": uncertainty.predictive_entropy(probabilities, labels.has_regions)}
-    maps |= uncertainty.maps_of(_at_temperature(probabilities, 1 / options.temperature, labels.has_regions), moments,
+    maps |= uncertainty.maps_of(at_temperature(probabilities, 1 / options.temperature, labels.has_regions), moments,
                                 labels.has_regions, names)
     folder = case.parent / uncertainty.FOLDER
     folder.mkdir(exist_ok=True)
@@ -127,8 +127,9 @@ def keep_largest_components(segmentation: np.ndarray,
     return segmentation
 
 
-def _at_temperature(probabilities: np.ndarray, temperature: float, regions: bool) -> np.ndarray:
-    """p ** (1 / temperature), over their sum where labels exclude each other, over that of p and 1 - p for regions."""
+def at_temperature(probabilities: np.ndarray, temperature: float, regions: bool) -> np.ndarray:
+    """p ** (1 / temperature) of (K, z, y, x), over the sum of all K where labels exclude each other, or else of both
+    outcomes."""
     if temperature == 1:
         return probabilities
     powers = probabilities ** (1 / temperature)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial, wraps
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from ldseg_auto.config import require_known_format
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import read_json
 from ldseg_auto.inference.binding import bound
+from ldseg_auto.inference.export import ExportOptions, export_prediction
 from ldseg_auto.inference.noise import NoiseKey, noise_tile
 from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
-from ldseg_auto.inference.uncertainty import export_with_entropy
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.trainers import checkpoint
 
@@ -32,13 +33,22 @@ _MAX_IMAGES_PER_BATCH = 16
 _LATENTS_PER_IMAGE = 4  # a latent takes a fraction of an image's memory: that many more go through the denoiser
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Of all samples and mirrors of a fold: the mean of probabilities (K), and, where they are wanted, of their squares
+    (K) and of their entropy; and each draw's share of the volume that its segmentation gives to each class."""
+
+    mean: torch.Tensor
+    voxels: list[list[float]]
+
+
 class LDSegPredictor(nnUNetPredictor):
     """Segments with the mean of posterior samples, mirrors, tiles and folds.
 
     Args:
         samples, steps, eta: of the sampler; the plans' defaults where None.
         seed: the same seed gives the same probabilities; another seed another draw.
-        uncertainty: write the predictive entropy of each case below `uncertainty/`.
+        export: what is done to a prediction on its way to the files; uncertainty maps among it.
         fold: what `manual_initialization` predicts with (keys its noise).
         All others: nnU-Net's.
     """
@@ -48,13 +58,13 @@ class LDSegPredictor(nnUNetPredictor):
                  device: torch.device = torch.device("cuda"),  # noqa: B008, nnU-Net's signature
                  verbose: bool = False, verbose_preprocessing: bool = False, allow_tqdm: bool = True, *,
                  samples: int | None = None, steps: int | None = None, eta: float | None = None, seed: int = 0,
-                 uncertainty: bool = False, fold: int | str = 0):
+                 export: ExportOptions | None = None, fold: int | str = 0):
         # nnU-Net prints a warning where this is set without CUDA
         super().__init__(tile_step_size, use_gaussian, use_mirroring,
                          perform_everything_on_device and device.type == "cuda", device, verbose,
                          verbose_preprocessing, allow_tqdm)
         self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
-        self.uncertainty = uncertainty
+        self.export = export or ExportOptions()
         self.folds: list[int | str] = [fold]
 
     def initialize_from_trained_model_folder(self, model_training_output_dir: str,
@@ -91,26 +101,47 @@ class LDSegPredictor(nnUNetPredictor):
         with self._export():
             return super().predict_from_files_sequential(*args, **kwargs)
 
-    def _export(self) -> AbstractContextManager[None]:
-        """nnU-Net exports by a function of its module; inside the block it also writes the maps, if they are wanted."""
-        return (bound(predict_from_raw_data, export_prediction_from_logits=export_with_entropy) if self.uncertainty
-                else nullcontext())
+    @contextmanager
+    def _export(self) -> Iterator[None]:
+        """nnU-Net exports by a function of its module; inside the block that is ours."""
+        self._bind_export(None)
+        with bound(predict_from_raw_data, export_prediction_from_logits=self._exporter):
+            yield
+
+    def _bind_export(self, sample_voxels: list[list[float]] | None) -> None:
+        """For the next case: nnU-Net hands its export on to other processes, with nothing of ours but this function."""
+        self._exporter = partial(export_prediction, options=self.export, sample_voxels=sample_voxels)
+        predict_from_raw_data.export_prediction_from_logits = self._exporter
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
-        """(C, z, y, x) -> logits (K, z, y, x) of the folds' mean probabilities, float32, on the CPU."""
-        mean = torch.zeros(())
+        """(C, z, y, x) -> logits (K, z, y, x) of the folds' mean probabilities, float32, on the CPU; for maps of
+        uncertainty the moments (K + 2, z, y, x) behind them."""
+        network = unwrapped(self.network)
+        mean, entropy_of_means, voxels = torch.zeros(()), torch.zeros(()), []
         for fold, parameters in zip(self.folds, self.list_of_parameters, strict=True):
-            unwrapped(self.network).load_state_dict(parameters)
-            mean = mean + self.mean_probabilities(data, fold) / len(self.folds)
-        return unwrapped(self.network).logits(mean, _PROBABILITY_FLOOR)
+            network.load_state_dict(parameters)
+            draws = self._mean_over_draws(data, fold)
+            mean = mean + draws.mean / len(self.folds)
+            if self._wants_moments:
+                entropy = _entropy(network, draws.mean[:network.num_classes])
+                entropy_of_means = entropy_of_means + entropy / len(self.folds)
+                voxels += draws.voxels
+        logits = network.logits(mean[:network.num_classes], _PROBABILITY_FLOOR)
+        if not self._wants_moments:
+            return logits
+        self._bind_export(voxels)
+        return torch.cat([logits, mean[network.num_classes:], entropy_of_means[None]])
+
+    @property
+    def _wants_moments(self) -> bool:
+        return self.export.maps or self.export.moments
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> torch.Tensor:
         """(C, z, y, x) -> logits (K, z, y, x) by the weights that are loaded."""
         return unwrapped(self.network).logits(self.mean_probabilities(input_image, self.folds[0]), _PROBABILITY_FLOOR)
 
-    @torch.inference_mode()
     def mean_probabilities(self, image: torch.Tensor, fold: int | str) -> torch.Tensor:
         """Mean over samples, mirrors and tiles, by the weights that are loaded.
 
@@ -121,27 +152,37 @@ class LDSegPredictor(nnUNetPredictor):
         Returns:
             (K, z, y, x), float32, on the CPU.
         """
+        return self._mean_over_draws(image, fold).mean[:unwrapped(self.network).num_classes]
+
+    @torch.inference_mode()
+    def _mean_over_draws(self, image: torch.Tensor, fold: int | str) -> _Draws:
         network = unwrapped(self.network).to(self.device).eval()
         patch_size = tuple(self.configuration_manager.patch_size)
         stride = network.config.latent_stride
         per_patch_axis = padded_shape(image.shape[-len(patch_size):], patch_size, stride)
         data, revert_padding = pad_nd_image(image, per_patch_axis, "constant", {"value": 0}, True, None)
         plan = list(tiles(data.shape[1:], patch_size, stride, self.tile_step_size))
-        where = self._device_of_results(network.num_classes * data[0].numel() * 4)
+        channels = 2 * network.num_classes + 1 if self._wants_moments else network.num_classes
+        where = self._device_of_results(channels * data[0].numel() * 4)
         weight = (compute_gaussian(patch_size, 1 / 8, 10, torch.float32, where) if self.use_gaussian
                   else torch.ones(patch_size, device=where))
-        total = torch.zeros((network.num_classes, *data.shape[1:]), device=where)
         weights = torch.zeros(data.shape[1:], device=where)
+        for tile in plan:
+            weights[tile.slicer] += weight
+        total = torch.zeros((channels, *data.shape[1:]), device=where)
+        inside = torch.zeros(data.shape[1:], device=where)
+        inside[tuple(revert_padding[1:])] = 1
+        voxels: dict[tuple[int, int], torch.Tensor] = {}
         per_batch = max(1, self._images_per_batch() // len(self._mirrors()))
         with tqdm(total=len(plan), disable=not self.allow_tqdm) as progress, self._autocast():
             for group in _batches(plan, per_batch):
-                for tile, probabilities in zip(group, self._tile_probabilities(network, data, group, fold),
-                                               strict=True):
-                    total[(slice(None), *tile.slicer)] += probabilities.to(where) * weight
-                    weights[tile.slicer] += weight
+                shares = [weight * inside[tile.slicer] / weights[tile.slicer] for tile in group]
+                means = self._tile_means(network, data, group, fold, shares, voxels)
+                for tile, values in zip(group, means, strict=True):
+                    total[(slice(None), *tile.slicer)] += values.to(where) * (weight / weights[tile.slicer])
                     progress.update()
-        total /= weights
-        return total[(slice(None), *revert_padding[1:])].cpu()
+        return _Draws(total[(slice(None), *revert_padding[1:])].cpu(),
+                      [(voxels[draw] / inside.sum()).tolist() for draw in sorted(voxels)])
 
     def _device_of_results(self, num_bytes: int) -> torch.device:
         """Where probabilities of the whole volume are added up: on the GPU only if they leave half of it free."""
@@ -149,9 +190,10 @@ class LDSegPredictor(nnUNetPredictor):
             return self.device
         return torch.device("cpu")
 
-    def _tile_probabilities(self, network: LDSegNet, data: torch.Tensor, group: list[Tile],
-                            fold: int | str) -> torch.Tensor:
-        """Mean over mirrors and samples for each tile of the group, (tiles, K, *patch)."""
+    def _tile_means(self, network: LDSegNet, data: torch.Tensor, group: list[Tile], fold: int | str,
+                    shares: list[torch.Tensor], voxels: dict[tuple[int, int], torch.Tensor]) -> torch.Tensor:
+        """Mean over mirrors and samples for each tile of the group, (tiles, K or 2 K + 1, *patch): probabilities, and
+        for maps of uncertainty their squares and entropy; then the voxels of each draw are added to `voxels`."""
         views = [(i, axes) for i in range(len(group)) for axes in self._mirrors()]
         images = torch.stack([torch.flip(data[(slice(None), *group[i].slicer)], [a + 1 for a in axes])
                               for i, axes in views])
@@ -159,14 +201,21 @@ class LDSegPredictor(nnUNetPredictor):
         condition = torch.cat([network.encode_image(part.to(self.device)) for part in images.split(per_batch)])
         samples = network.config.sampler_samples if self.samples is None else self.samples
         draws = [(view, sample) for sample in range(samples) for view in range(len(views))]
-        mean = torch.zeros((len(group), network.num_classes, *group[0].size), device=self.device)
+        channels = 2 * network.num_classes + 1 if self._wants_moments else network.num_classes
+        mean = torch.zeros((len(group), channels, *group[0].size), device=self.device)
         for batch in _batches(draws, _LATENTS_PER_IMAGE * per_batch):
             latents = self._sample(network, condition, batch, views, group, fold)
             for part, latent in zip(_batches(batch, per_batch), latents.split(per_batch), strict=True):
                 probabilities = network.probabilities(network.decode(latent))
-                for (view, _), probability in zip(part, probabilities, strict=True):
+                for (view, sample), probability in zip(part, probabilities, strict=True):
                     i, axes = views[view]
-                    mean[i] += torch.flip(probability, [a + 1 for a in axes])
+                    upright = torch.flip(probability, [a + 1 for a in axes])
+                    if self._wants_moments:
+                        draw = (sample, view % len(self._mirrors()))
+                        voxels[draw] = voxels.get(draw, 0) + (_segmented(network, upright) * shares[i].to(upright)).sum(
+                            list(range(1, upright.ndim)), dtype=torch.float64).cpu()
+                        upright = torch.cat([upright, upright ** 2, _entropy(network, upright)[None]])
+                    mean[i] += upright
         return mean / (samples * len(self._mirrors()))
 
     def _sample(self, network: LDSegNet, condition: torch.Tensor, draws: list[tuple[int, int]],
@@ -199,6 +248,20 @@ class LDSegPredictor(nnUNetPredictor):
 
     def _autocast(self) -> Any:
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+
+def _entropy(network: LDSegNet, probabilities: torch.Tensor) -> torch.Tensor:
+    """(K, *S) -> (*S), nats; see `uncertainty.predictive_entropy`."""
+    if network.config.output == "softmax":
+        return torch.special.entr(probabilities).sum(0)
+    return (torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)).mean(0)
+
+
+def _segmented(network: LDSegNet, probabilities: torch.Tensor) -> torch.Tensor:
+    """(K, *S) -> (K, *S), bool: the voxels of each label or region."""
+    if network.config.output == "softmax":
+        return torch.nn.functional.one_hot(probabilities.argmax(0), len(probabilities)).movedim(-1, 0).bool()
+    return probabilities > 0.5
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

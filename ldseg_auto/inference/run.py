@@ -57,6 +57,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     Raises:
         LDSegError: anything asked for does not exist, or a segmentation was not written.
     """
+    from ldseg_auto.inference.export import ExportOptions
+
     _require_in_range(num_parts, part_id, tile_step_size, eta)
     _require_seed(seed)
     _require_processes(num_processes_preprocessing, num_processes_export)
@@ -71,7 +73,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
 
     mine = list(cases)[part_id::num_parts]
     out = Path(output_folder)
-    files = {case: _files_of(out / case, description["file_ending"], save_probabilities, uncertainty) for case in mine}
+    files = {case: _files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
              if not (continue_prediction and all(file.is_file() for file in files[case]))}
     options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "use_mirroring": mirroring,
@@ -80,10 +82,11 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     processes = (num_processes_preprocessing, num_processes_export)
     if to_do and len(models) == 1:
         _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
-                       {**options, "uncertainty": uncertainty})
+                       {**options, "export": ExportOptions(maps=uncertainty)})
     elif to_do:
-        members = _predict_members(to_do, out / f"members_{part_id}", models, continue_prediction, processes, options)
-        average_members(members, list(to_do), out, save_probabilities, uncertainty, progress_bar)
+        members = _predict_members(to_do, out / f"members_{part_id}", models, continue_prediction, processes,
+                                   {**options, "export": ExportOptions(moments=uncertainty)})
+        average_members(members, list(to_do), out, save_probabilities, ExportOptions(maps=uncertainty), progress_bar)
     _require_written([file for case in mine for file in files[case]])
     return [files[case][0] for case in mine]
 
@@ -106,10 +109,11 @@ def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Pa
     sampler = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "use_mirroring", "samples",
                                                 "steps", "eta", "seed")}
     source = next(iter(cases.values()))[0].resolve().parent
-    open_parts(folder, keep, {**sampler, "models": {str(model): folds for model, folds in models.items()},
-                              "images": source})
+    moments = options["export"].moments
+    open_parts(folder, keep, {**sampler, "moments": moments, "images": source,
+                              "models": {str(model): folds for model, folds in models.items()}})
     for model, folds in models.items():
-        missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case)}
+        missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case, moments)}
         if missing:
             _predict_cases(missing, folder / model.name, model, folds, True, processes, options)
     return [folder / model.name for model in models]
@@ -213,12 +217,13 @@ def _require_steps(steps: int | None, plans: dict[str, Any], configuration: str)
                          f"Give 1 to {timesteps}; a few are enough.")
 
 
-def _files_of(case: Path, ending: str, save_probabilities: bool, uncertainty: bool) -> list[Path]:
+def _files_of(case: Path, description: dict[str, Any], save_probabilities: bool, uncertainty: bool) -> list[Path]:
     """What a prediction writes, the segmentation first."""
-    from ldseg_auto.inference.uncertainty import entropy_file
+    from ldseg_auto.inference.uncertainty import class_names, uncertainty_files
 
     probabilities = [Path(f"{case}.npz"), Path(f"{case}.pkl")] if save_probabilities else []
-    return [Path(f"{case}{ending}"), *probabilities, *[entropy_file(case)] * uncertainty]
+    maps = uncertainty_files(case, class_names(description)) if uncertainty else []
+    return [Path(f"{case}{description['file_ending']}"), *probabilities, *maps]
 
 
 def _require_other_folder(input_folder: Path, output_folder: Path) -> None:

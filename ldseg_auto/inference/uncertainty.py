@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk  # noqa: N813, its usual name
-from nnunetv2.inference import export_prediction
 from scipy.special import entr
 
-from ldseg_auto.inference.binding import bound
+from ldseg_auto.errors import LDSegError
 
 FOLDER = "uncertainty"  # a folder of its own: nnU-Net's folder commands read every file with the data set's ending
 _LEVELS = 65535
+_NORMAL_90 = 1.645  # standard deviations on either side
 
 
 def predictive_entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
@@ -32,36 +34,92 @@ def predictive_entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
     return entr(probabilities).sum(0, dtype=np.float32)
 
 
-def export_with_entropy(prediction: np.ndarray, properties: dict, configuration_manager: Any, plans_manager: Any,
-                        dataset_json: dict, output_file_truncated: str, save_probabilities: bool = False) -> None:
-    """nnU-Net's export, and the entropy of the same probabilities as `uncertainty/CASE_entropy.nii.gz`."""
-    label_manager = plans_manager.get_label_manager(dataset_json)
-    convert = export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape
-    probabilities: list[np.ndarray] = []
+def maps_of(probabilities: np.ndarray, moments: np.ndarray, regions: bool,
+            names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What the samples and the models behind a mean disagree about, voxel by voxel.
 
-    def keep_probabilities(*args: Any, return_probabilities: bool = False, **kwargs: Any) -> Any:
-        segmentation, probability = convert(*args, return_probabilities=True, **kwargs)
-        probabilities.append(probability)
-        return (segmentation, probability) if return_probabilities else segmentation
+    The entropy H of the mean is the mean entropy of the draws (noise that no draw resolves) plus the mutual information
+    of segmentation and draw (Houlsby et al. 2011, arXiv 1112.5745, eq. 2), which splits into that over the models and
+    that over the samples of each.
 
-    with bound(export_prediction, convert_predicted_logits_to_segmentation_with_correct_shape=keep_probabilities):
-        export_prediction.export_prediction_from_logits(
-            prediction, properties, configuration_manager, plans_manager, dataset_json, output_file_truncated,
-            save_probabilities)
-    write_entropy(probabilities[0], label_manager.has_regions, Path(output_file_truncated),
-                  plans_manager.image_reader_writer_class(), properties)
+    Args:
+        probabilities: (K, z, y, x), mean over all draws.
+        moments: (K + 2, z, y, x): mean of p squared for each class, mean of H(p) over all draws, mean over the models
+            of H(mean of their draws).
+        names: of the foreground classes or regions.
+
+    Returns:
+        float32 maps (z, y, x) in nats: "mutual_information" and its parts "mutual_information_samples" and
+        "mutual_information_models"; and the standard deviation over the draws of each class, "std_NAME".
+    """
+    of_mean = predictive_entropy(probabilities, regions)
+    squares, of_draws, of_models = moments[:-2], moments[-2], moments[-1]
+    parts = {"mutual_information": of_mean - of_draws, "mutual_information_samples": of_models - of_draws,
+             "mutual_information_models": of_mean - of_models}
+    first = len(squares) - len(names)  # the background has no map of its own
+    deviations = {f"std_{name}": np.sqrt(np.maximum(square - p ** 2, 0))
+                  for name, square, p in zip(names, squares[first:], probabilities[first:], strict=True)}
+    return {name: np.maximum(values, 0).astype(np.float32) for name, values in (parts | deviations).items()}
 
 
-def write_entropy(probabilities: np.ndarray, regions: bool, case: Path, reader_writer: Any, properties: dict) -> None:
-    """The entropy of probabilities in the image's geometry, (K, z, y, x), as the case's `entropy_file`."""
-    file = entropy_file(case)
-    file.parent.mkdir(exist_ok=True)
-    write_map(predictive_entropy(probabilities, regions), file, reader_writer, properties)
+def class_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Names of the foreground classes or regions, in the order of their probabilities, fit for file names.
+
+    Raises:
+        LDSegError: two names differ only in characters that file names do not take.
+    """
+    values = {name: np.atleast_1d(value) for name, value in dataset_json["labels"].items()}
+    classes = [name for name, value in values.items() if name != "ignore" and any(value != 0)]
+    if all(len(value) == 1 for value in values.values()):  # labels come by value, regions as they are declared
+        classes.sort(key=lambda name: values[name][0])
+    names = [re.sub(r"[^A-Za-z0-9.-]+", "_", name) for name in classes]
+    if len(set(names)) < len(names):
+        raise LDSegError(f"Labels cannot be told apart in file names: {', '.join(sorted(names))}.",
+                         "Rename them in dataset.json.")
+    return names
 
 
-def entropy_file(case: Path) -> Path:
-    """OUT/CASE -> OUT/uncertainty/CASE_entropy.nii.gz."""
-    return case.parent / FOLDER / f"{case.name}_entropy.nii.gz"
+def case_figures(masks: Sequence[np.ndarray], probabilities: np.ndarray, volumes_ml: np.ndarray,
+                 voxel_ml: float, names: Sequence[str], interval_scales: Sequence[float] = ()) -> dict[str, Any]:
+    """Volume with a 90 % interval, and expected Dice, of each class.
+
+    The interval is the volume plus and minus a multiple of the standard deviation of the samples' volumes (and of one
+    percent of the volume, where samples hardly differ): the multiple is fitted on cross-validation cases
+    (`evaluation.calibration.interval_scale`), or else that of a normal distribution, and "calibrated" is false.
+    The expected Dice is that of the segmentation with a truth drawn from the probabilities, to first order:
+    2 sum p s / (sum p + sum s).
+
+    Args:
+        masks: the segmentation of each class or region, bool.
+        probabilities: (classes, z, y, x).
+        volumes_ml: (samples, classes).
+        voxel_ml: volume of a voxel of the masks.
+        interval_scales: one for each class, or none.
+    """
+    figures = {}
+    for index, (name, mask, probability) in enumerate(zip(names, masks, probabilities, strict=True)):
+        volume, total = float(mask.sum()) * voxel_ml, float(probability.sum()) + float(mask.sum())
+        deviation = volume_deviation(volume, volumes_ml[:, index], voxel_ml)
+        half = (interval_scales[index] if interval_scales else _NORMAL_90) * deviation
+        figures[name] = {
+            "volume_ml": volume, "interval_90_ml": [max(0.0, volume - half), volume + half],
+            "calibrated": bool(interval_scales), "samples_mean_ml": float(volumes_ml[:, index].mean()),
+            "samples_std_ml": float(volumes_ml[:, index].std()), "deviation_ml": deviation,
+            "expected_dice": 2 * float(probability[mask].sum()) / total if total > 0 else 1.0}
+    return {"classes": figures, "samples": len(volumes_ml)}
+
+
+def volume_deviation(volume_ml: float, samples_ml: np.ndarray, voxel_ml: float) -> float:
+    """The unit of a volume's interval: standard deviation of the samples' volumes, one percent of the volume and one
+    voxel, added in squares."""
+    return float(np.sqrt(samples_ml.var() + (0.01 * volume_ml) ** 2 + voxel_ml ** 2))
+
+
+def uncertainty_files(case: Path, names: Sequence[str]) -> list[Path]:
+    """What is written of OUT/CASE below OUT/uncertainty, the last file last."""
+    maps = ["entropy", "mutual_information", "mutual_information_samples", "mutual_information_models",
+            *(f"std_{name}" for name in names)]
+    return [case.parent / FOLDER / f"{case.name}{ending}" for ending in [*(f"_{m}.nii.gz" for m in maps), ".json"]]
 
 
 def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties: dict) -> None:

@@ -12,8 +12,9 @@ import pytest
 from ldseg_auto.cli import common, plan_and_preprocess, predict, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.ensemble import open_parts
+from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.run import find_cases
-from ldseg_auto.inference.uncertainty import entropy_file
+from ldseg_auto.inference.uncertainty import uncertainty_files
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 from ldseg_auto.trainers.splits import make_splits
 
@@ -217,9 +218,9 @@ class FakePredictor:
             if options["save_probabilities"]:
                 Path(f"{output}.npz").write_bytes(b"")
                 Path(f"{output}.pkl").write_bytes(b"")
-            if self.options.get("uncertainty"):
-                entropy_file(Path(output)).parent.mkdir(exist_ok=True)
-                entropy_file(Path(output)).write_bytes(b"")
+            for file in uncertainty_files(Path(output), ["organ"]) if self.options["export"].maps else []:
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(b"")
 
 
 @pytest.fixture
@@ -239,9 +240,9 @@ def test_predict_chooses_model_and_folds(predictors, world, capsys):
     assert made.model == ("LDSegTrainer__LDSegPlans__3d_fullres", (0, 2), "checkpoint_final.pth")
     assert [[Path(f).name for f in files] for files in made.predicted[0]] == \
         [["a_0000.nii.gz", "a_0001.nii.gz"], ["b_0000.nii.gz", "b_0001.nii.gz"]]
-    assert {k: made.options[k] for k in ("steps", "samples", "eta", "seed", "uncertainty", "use_mirroring",
+    assert {k: made.options[k] for k in ("steps", "samples", "eta", "seed", "export", "use_mirroring",
                                          "tile_step_size")} == \
-        {"steps": None, "samples": None, "eta": None, "seed": 0, "uncertainty": False, "use_mirroring": True,
+        {"steps": None, "samples": None, "eta": None, "seed": 0, "export": ExportOptions(), "use_mirroring": True,
          "tile_step_size": 0.5}
     assert made.files_options["overwrite"] and not made.files_options["save_probabilities"]
     assert "fold 0 2" in capsys.readouterr().out
@@ -253,9 +254,9 @@ def test_predict_passes_its_flags(predictors, world):
     assert _predict(world, *flags.split()) == 0
     made = predictors[0]
     assert made.model[1] == (2,)
-    assert {k: made.options[k] for k in ("steps", "samples", "eta", "seed", "uncertainty", "use_mirroring",
+    assert {k: made.options[k] for k in ("steps", "samples", "eta", "seed", "export", "use_mirroring",
                                          "tile_step_size", "allow_tqdm", "verbose")} == \
-        {"steps": 4, "samples": 6, "eta": 0.5, "seed": 9, "uncertainty": True, "use_mirroring": False,
+        {"steps": 4, "samples": 6, "eta": 0.5, "seed": 9, "export": ExportOptions(maps=True), "use_mirroring": False,
          "tile_step_size": 0.7, "allow_tqdm": False, "verbose": True}
     assert made.files_options == {"save_probabilities": True, "overwrite": True, "num_processes_preprocessing": 1,
                                   "num_processes_segmentation_export": 2}

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import torch
 
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.inference.tiling import tiles
 from ldseg_auto.inference.uncertainty import predictive_entropy, write_map
@@ -118,7 +119,7 @@ def test_mirrored_views_see_the_mirrored_field(in_small_world):
     plan = list(tiles(big.shape[1:], patch, stride, 1.0))
     assert len(plan) == 8
     for tile in plan:
-        result = predictor._tile_probabilities(net, big, [tile], 0)[0]
+        result = predictor._tile_means(net, big, [tile], 0, [], {})[0]
         for position in itertools.product(*(range(a, a + n, s) for a, n, s in zip(tile.start, tile.size, stride,
                                                                                  strict=True))):
             inside = tuple(p - a for p, a in zip(position, tile.start, strict=True))
@@ -145,7 +146,7 @@ def test_models_of_others_are_refused(in_small_world, tmp_path):
 
 
 def test_files_have_the_geometry_of_their_image(in_small_world, tmp_path):
-    predictor = load(in_small_world["model"], uncertainty=True, samples=1)
+    predictor = load(in_small_world["model"], export=ExportOptions(maps=True), samples=1)
     images = sorted(in_small_world["images"].glob("*.nii.gz"))
     predictor.predict_from_files([[str(p)] for p in images],
                                  [str(tmp_path / p.name.removesuffix("_0000.nii.gz")) for p in images],

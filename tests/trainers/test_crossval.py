@@ -21,14 +21,20 @@ SHORT = ["--epochs", "1", "--iterations_per_epoch", "2", "-device", "cpu", "--se
 
 
 @pytest.fixture
-def two_folds(in_small_world, monkeypatch):
-    """The small world with a split of two folds, none of them trained."""
-    (in_small_world["preprocessed"] / "splits_final.json").write_text(json.dumps(TWO_FOLDS))
-    shutil.rmtree(in_small_world["model"])
+def two_folds(small_world, tmp_path, monkeypatch):
+    """A copy of the small world with a split of two folds, none of them trained."""
+    root = small_world["nnUNet_raw"].parent
+    shutil.copytree(root, tmp_path / "world")
+    world = {name: tmp_path / "world" / path.relative_to(root) for name, path in small_world.items()}
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(world[variable]))
+    (world["preprocessed"] / "splits_final.json").write_text(json.dumps(TWO_FOLDS))
+    shutil.rmtree(world["model"])
+    shutil.rmtree(world["model_2d"])
     # jobs are processes of their own
     checkout = str(Path(__file__).resolve().parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([checkout, os.environ.get("PYTHONPATH", "")]))
-    return in_small_world
+    return world
 
 
 def write_fold(model, number, cases):
@@ -64,14 +70,14 @@ def test_two_jobs_one_validation_one_ensemble(two_folds, tmp_path, capsys):
 
 
 def test_a_failed_job_is_named_and_the_others_run(two_folds, capsys):
-    dataset = two_folds["preprocessed"]
-    for file in (dataset / "LDSegPlans_3d_fullres").glob("case_00*"):
-        file.unlink()
-        (file.with_suffix(".pkl")).touch()  # still listed, but it cannot be read: a validation case of fold 0
+    """Fold 7 does not exist; one that ends at once does its part."""
+    write_fold(two_folds["model"], 0, CASES[:5])
     with pytest.raises(LDSegError) as error:
-        run_locally(two_folds["model"] / "jobs", dataset.name, [0], {
-            "configuration": "3d_fullres", "epochs": 1, "iterations_per_epoch": 1, "device": "cpu"}, {})
-    assert "fold 0 (" in str(error.value) and "_log.err" in str(error.value)
+        run_locally(two_folds["model"] / "jobs", "Dataset007_Small", [7, 0],
+                    {"configuration": "3d_fullres", "device": "cpu"}, {})
+    assert "fold 7 (" in str(error.value) and "_log.err" in str(error.value)
+    assert "Fold 7 does not exist" in str(error.value) and "fold 0 (" not in str(error.value)
+    assert capsys.readouterr().out.count("log") == 2
 
 
 def test_a_job_goes_on_after_its_time_limit():
