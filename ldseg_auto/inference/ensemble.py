@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ldseg_auto.inference.export import ExportOptions
 
 
-def is_member(case: Path, with_moments: bool = False) -> bool:
-    """Whether a model's part in the ensemble lies at CASE.npz and CASE.pkl, and, where they are asked for, its moments
-    (see `inference.uncertainty`); they are written last, and .pkl before them."""
-    moments = [case.parent / f"{case.name}_moments.npz"] if with_moments else []
-    return all(file.is_file() for file in (Path(f"{case}.npz"), Path(f"{case}.pkl"), *moments))
+def is_member(case: Path, with_spread: bool = False) -> bool:
+    """Whether a model's part in the ensemble lies at CASE.npz and CASE.pkl, and, where they are asked for, its spread
+    (see `inference.uncertainty`), which is written last."""
+    spread = [case.parent / f"{case.name}_spread.npz"] if with_spread else []
+    return all(file.is_file() for file in (Path(f"{case}.npz"), Path(f"{case}.pkl"), *spread))
 
 
 def open_parts(folder: Path, keep: bool, options: Mapping[str, Any]) -> Path:
@@ -41,7 +41,7 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
     Args:
         members: folders with each model's CASE.npz, CASE.pkl, plans.json and dataset.json, all below one folder,
             which is removed when every case is written; a case's parts go as soon as it is. For maps of uncertainty
-            also CASE_moments.npz.
+            also CASE_spread.npz.
         cases: names without ending.
         out: gets CASE.ENDING; with `save_probabilities` CASE.npz and CASE.pkl, with `options.maps` the maps.
     """
@@ -57,7 +57,7 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
         _average_case(parts, out / case, plans, description, save_probabilities, options)
         for part in parts:
             Path(f"{part}.npz").unlink()
-            Path(f"{part}_moments.npz").unlink(missing_ok=True)
+            Path(f"{part}_spread.npz").unlink(missing_ok=True)
     shutil.rmtree(members[0].parent)
 
 
@@ -66,7 +66,8 @@ def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: di
     from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
     from nnunetv2.ensembling.ensemble import average_probabilities
 
-    from ldseg_auto.inference.export import at_temperature, keep_largest_components, moments_file, write_uncertainty
+    from ldseg_auto.inference.export import at_temperature, keep_largest_components, spread_file, write_uncertainty
+    from ldseg_auto.inference.uncertainty import spread_of_ensemble
 
     labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
     properties = load_pickle(f"{parts[0]}.pkl")
@@ -79,7 +80,9 @@ def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: di
         save_pickle(properties, f"{case}.pkl")
     reader_writer.write_seg(segmentation, f"{case}{description['file_ending']}", properties)
     if options.maps:
-        moments = [np.load(moments_file(part)) for part in parts]
-        write_uncertainty(probabilities, segmentation, sum(m["moments"] for m in moments) / len(moments),
-                          np.concatenate([m["volumes_ml"] for m in moments]), labels, case, reader_writer, properties,
+        members = [np.load(spread_file(part)) for part in parts]
+        of_members = [np.load(f"{part}.npz")["probabilities"].astype(np.float32) for part in parts]
+        spread = spread_of_ensemble(of_members, [member["spread"] for member in members], labels.has_regions)
+        volumes_ml = np.concatenate([member["volumes_ml"] for member in members])
+        write_uncertainty(probabilities, segmentation, spread, volumes_ml, labels, case, reader_writer, properties,
                           description, options)

@@ -26,8 +26,8 @@ class ExportOptions:
     """What is done to a prediction on its way to the files.
 
     Args:
-        maps: the prediction carries `uncertainty.Moments` behind its logits: write the maps and CASE.json.
-        moments: write the moments to CASE_moments.npz instead, for an ensemble of several models.
+        maps: the prediction carries its spread (`uncertainty.spread_of`) behind its logits: write maps and CASE.json.
+        spread: write the spread to CASE_spread.npz instead, for an ensemble of several models.
         temperature: of the probabilities, log p / temperature; fitted on cross-validation cases.
         largest_component: labels or regions of which only the largest component is kept, one after the other.
         interval_scales: per foreground class or region: half of a 90 % interval of its volume, in standard deviations
@@ -35,7 +35,7 @@ class ExportOptions:
     """
 
     maps: bool = False
-    moments: bool = False
+    spread: bool = False
     temperature: float = 1.0
     largest_component: tuple[int | tuple[int, ...], ...] = ()
     interval_scales: tuple[float, ...] = field(default=())
@@ -49,7 +49,7 @@ def export_prediction(prediction: torch.Tensor | np.ndarray, properties: dict, c
     is the mean of their files; and `options`.
 
     Args:
-        prediction: (K, z, y, x) logits on the network's grid; with `options.maps` or `.moments` the moments behind.
+        prediction: (K, z, y, x) logits on the network's grid; with `options.maps` or `.spread` the spread behind.
         properties, configuration_manager, plans_manager, dataset_json, output_file_truncated, save_probabilities:
             nnU-Net's.
         sample_voxels: voxels of each class (columns) in each sample (rows) on the network's grid, for CASE.json.
@@ -59,7 +59,7 @@ def export_prediction(prediction: torch.Tensor | np.ndarray, properties: dict, c
     labels = plans_manager.get_label_manager(dataset_json)
     heads = labels.num_segmentation_heads
     geometry = _Geometry(properties, plans_manager, configuration_manager)
-    wanted = options.maps or options.moments
+    wanted = options.maps or options.spread
     made: dict[str, Any] = {}
     convert = nnunet_export.convert_predicted_logits_to_segmentation_with_correct_shape
 
@@ -76,30 +76,29 @@ def export_prediction(prediction: torch.Tensor | np.ndarray, properties: dict, c
                                                     dataset_json, str(case), save_probabilities)
     if not wanted:
         return
-    moments = geometry.to_image(prediction[heads:])
+    spread = geometry.to_image(prediction[heads:])
     volumes_ml = geometry.voxels_to_ml(np.asarray(sample_voxels, dtype=float))
-    if options.moments:
-        np.savez_compressed(moments_file(case), moments=moments, volumes_ml=volumes_ml)
+    if options.spread:
+        np.savez_compressed(spread_file(case), spread=spread, volumes_ml=volumes_ml)
     else:
-        write_uncertainty(made["probabilities"], made["segmentation"], moments, volumes_ml, labels, case,
+        write_uncertainty(made["probabilities"], made["segmentation"], spread, volumes_ml, labels, case,
                           plans_manager.image_reader_writer_class(), properties, dataset_json, options)
 
 
-def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, moments: np.ndarray, volumes_ml: np.ndarray,
+def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, spread: np.ndarray, volumes_ml: np.ndarray,
                       labels: Any, case: Path, reader_writer: Any, properties: dict, dataset_json: dict,
                       options: ExportOptions) -> None:
     """Maps and figures of a case below `uncertainty/`.
 
     Args:
         probabilities, segmentation: (K, z, y, x) and (z, y, x) in the image's geometry.
-        moments: (K + 2, z, y, x), see `uncertainty.Moments`, in the same geometry.
+        spread: (K + 2, z, y, x), see `uncertainty.spread_of`, in the same geometry.
         volumes_ml: (samples, K) of each sample.
         case: OUT/CASE.
     """
     names = uncertainty.class_names(dataset_json)
-    maps = {"entropy": uncertainty.predictive_entropy(probabilities, labels.has_regions)}
-    maps |= uncertainty.maps_of(at_temperature(probabilities, 1 / options.temperature, labels.has_regions), moments,
-                                labels.has_regions, names)
+    maps = {"entropy": uncertainty.predictive_entropy(probabilities, labels.has_regions),
+            **uncertainty.maps_of(spread, names)}
     folder = case.parent / uncertainty.FOLDER
     folder.mkdir(exist_ok=True)
     for name, values in maps.items():
@@ -114,9 +113,9 @@ def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, momen
     write_text(folder / f"{case.name}.json", json.dumps(figures, indent=2))
 
 
-def moments_file(case: Path) -> Path:
-    """OUT/CASE -> OUT/CASE_moments.npz."""
-    return case.parent / f"{case.name}_moments.npz"
+def spread_file(case: Path) -> Path:
+    """OUT/CASE -> OUT/CASE_spread.npz."""
+    return case.parent / f"{case.name}_spread.npz"
 
 
 def keep_largest_components(segmentation: np.ndarray,

@@ -25,6 +25,7 @@ from ldseg_auto.inference.binding import bound
 from ldseg_auto.inference.export import ExportOptions, export_prediction
 from ldseg_auto.inference.noise import NoiseKey, noise_tile
 from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
+from ldseg_auto.inference.uncertainty import spread_of, torch_entropy
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.trainers import checkpoint
 
@@ -116,26 +117,28 @@ class LDSegPredictor(nnUNetPredictor):
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
         """(C, z, y, x) -> logits (K, z, y, x) of the folds' mean probabilities, float32, on the CPU; for maps of
-        uncertainty the moments (K + 2, z, y, x) behind them."""
+        uncertainty their spread (K + 2, z, y, x) behind them."""
         network = unwrapped(self.network)
-        mean, entropy_of_means, voxels = torch.zeros(()), torch.zeros(()), []
+        mean, entropy_of_models, voxels = torch.zeros(()), torch.zeros(()), []
+        regions = network.config.output == "sigmoid"
         for fold, parameters in zip(self.folds, self.list_of_parameters, strict=True):
             network.load_state_dict(parameters)
             draws = self._mean_over_draws(data, fold)
             mean = mean + draws.mean / len(self.folds)
-            if self._wants_moments:
-                entropy = _entropy(network, draws.mean[:network.num_classes])
-                entropy_of_means = entropy_of_means + entropy / len(self.folds)
+            if self._wants_spread:
+                entropy = torch_entropy(draws.mean[:network.num_classes], regions)
+                entropy_of_models = entropy_of_models + entropy / len(self.folds)
                 voxels += draws.voxels
         logits = network.logits(mean[:network.num_classes], _PROBABILITY_FLOOR)
-        if not self._wants_moments:
+        if not self._wants_spread:
             return logits
         self._bind_export(voxels)
-        return torch.cat([logits, mean[network.num_classes:], entropy_of_means[None]])
+        probabilities, squares, (entropy_of_draws,) = mean.split([network.num_classes, network.num_classes, 1])
+        return torch.cat([logits, spread_of(probabilities, squares, entropy_of_draws, entropy_of_models, regions)])
 
     @property
-    def _wants_moments(self) -> bool:
-        return self.export.maps or self.export.moments
+    def _wants_spread(self) -> bool:
+        return self.export.maps or self.export.spread
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> torch.Tensor:
@@ -162,7 +165,7 @@ class LDSegPredictor(nnUNetPredictor):
         per_patch_axis = padded_shape(image.shape[-len(patch_size):], patch_size, stride)
         data, revert_padding = pad_nd_image(image, per_patch_axis, "constant", {"value": 0}, True, None)
         plan = list(tiles(data.shape[1:], patch_size, stride, self.tile_step_size))
-        channels = 2 * network.num_classes + 1 if self._wants_moments else network.num_classes
+        channels = 2 * network.num_classes + 1 if self._wants_spread else network.num_classes
         where = self._device_of_results(channels * data[0].numel() * 4)
         weight = (compute_gaussian(patch_size, 1 / 8, 10, torch.float32, where) if self.use_gaussian
                   else torch.ones(patch_size, device=where))
@@ -201,7 +204,7 @@ class LDSegPredictor(nnUNetPredictor):
         condition = torch.cat([network.encode_image(part.to(self.device)) for part in images.split(per_batch)])
         samples = network.config.sampler_samples if self.samples is None else self.samples
         draws = [(view, sample) for sample in range(samples) for view in range(len(views))]
-        channels = 2 * network.num_classes + 1 if self._wants_moments else network.num_classes
+        channels = 2 * network.num_classes + 1 if self._wants_spread else network.num_classes
         mean = torch.zeros((len(group), channels, *group[0].size), device=self.device)
         for batch in _batches(draws, _LATENTS_PER_IMAGE * per_batch):
             latents = self._sample(network, condition, batch, views, group, fold)
@@ -210,11 +213,12 @@ class LDSegPredictor(nnUNetPredictor):
                 for (view, sample), probability in zip(part, probabilities, strict=True):
                     i, axes = views[view]
                     upright = torch.flip(probability, [a + 1 for a in axes])
-                    if self._wants_moments:
+                    if self._wants_spread:
                         draw = (sample, view % len(self._mirrors()))
-                        voxels[draw] = voxels.get(draw, 0) + (_segmented(network, upright) * shares[i].to(upright)).sum(
-                            list(range(1, upright.ndim)), dtype=torch.float64).cpu()
-                        upright = torch.cat([upright, upright ** 2, _entropy(network, upright)[None]])
+                        counted = (_segmented(network, upright) * shares[i].to(upright)).flatten(1)
+                        voxels[draw] = voxels.get(draw, 0) + counted.sum(1, dtype=torch.float64).cpu()
+                        entropy = torch_entropy(upright, network.config.output == "sigmoid")
+                        upright = torch.cat([upright, upright ** 2, entropy[None]])
                     mean[i] += upright
         return mean / (samples * len(self._mirrors()))
 
@@ -248,13 +252,6 @@ class LDSegPredictor(nnUNetPredictor):
 
     def _autocast(self) -> Any:
         return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
-
-
-def _entropy(network: LDSegNet, probabilities: torch.Tensor) -> torch.Tensor:
-    """(K, *S) -> (*S), nats; see `uncertainty.predictive_entropy`."""
-    if network.config.output == "softmax":
-        return torch.special.entr(probabilities).sum(0)
-    return (torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)).mean(0)
 
 
 def _segmented(network: LDSegNet, probabilities: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
                        {**options, "export": ExportOptions(maps=uncertainty)})
     elif to_do:
         members = _predict_members(to_do, out / f"members_{part_id}", models, continue_prediction, processes,
-                                   {**options, "export": ExportOptions(moments=uncertainty)})
+                                   {**options, "export": ExportOptions(spread=uncertainty)})
         average_members(members, list(to_do), out, save_probabilities, ExportOptions(maps=uncertainty), progress_bar)
     _require_written([file for case in mine for file in files[case]])
     return [files[case][0] for case in mine]
@@ -109,11 +109,11 @@ def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Pa
     sampler = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "use_mirroring", "samples",
                                                 "steps", "eta", "seed")}
     source = next(iter(cases.values()))[0].resolve().parent
-    moments = options["export"].moments
-    open_parts(folder, keep, {**sampler, "moments": moments, "images": source,
+    spread = options["export"].spread
+    open_parts(folder, keep, {**sampler, "spread": spread, "images": source,
                               "models": {str(model): folds for model, folds in models.items()}})
     for model, folds in models.items():
-        missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case, moments)}
+        missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case, spread)}
         if missing:
             _predict_cases(missing, folder / model.name, model, folds, True, processes, options)
     return [folder / model.name for model in models]

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK as sitk  # noqa: N813, its usual name
+import torch
 from scipy.special import entr
 
 from ldseg_auto.errors import LDSegError
@@ -34,32 +35,51 @@ def predictive_entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
     return entr(probabilities).sum(0, dtype=np.float32)
 
 
-def maps_of(probabilities: np.ndarray, moments: np.ndarray, regions: bool,
-            names: Sequence[str]) -> dict[str, np.ndarray]:
-    """What the samples and the models behind a mean disagree about, voxel by voxel.
+def spread_of(mean: torch.Tensor, mean_square: torch.Tensor, entropy_of_draws: torch.Tensor,
+              entropy_of_models: torch.Tensor, regions: bool) -> torch.Tensor:
+    """What the draws and the models behind a mean disagree about, on the network's grid.
 
-    The entropy H of the mean is the mean entropy of the draws (noise that no draw resolves) plus the mutual information
-    of segmentation and draw (Houlsby et al. 2011, arXiv 1112.5745, eq. 2), which splits into that over the models and
-    that over the samples of each.
+    The entropy H of the mean is the mean entropy of the draws (what no draw resolves) plus the mutual information of
+    segmentation and draw (Houlsby et al. 2011, arXiv 1112.5745, eq. 2), which splits into that over the samples of each
+    model and that over the models.
 
     Args:
-        probabilities: (K, z, y, x), mean over all draws.
-        moments: (K + 2, z, y, x): mean of p squared for each class, mean of H(p) over all draws, mean over the models
-            of H(mean of their draws).
-        names: of the foreground classes or regions.
+        mean, mean_square: (K, *S), of p and of p squared over all draws.
+        entropy_of_draws, entropy_of_models: (*S), mean of H(p) over all draws, and of H(mean of its draws) over the
+            models.
 
     Returns:
-        float32 maps (z, y, x) in nats: "mutual_information" and its parts "mutual_information_samples" and
-        "mutual_information_models"; and the standard deviation over the draws of each class, "std_NAME".
+        (K + 2, *S): standard deviation of each class over the draws; mutual information, in nats, over the samples of
+        a model and over the models.
     """
-    of_mean = predictive_entropy(probabilities, regions)
-    squares, of_draws, of_models = moments[:-2], moments[-2], moments[-1]
-    parts = {"mutual_information": of_mean - of_draws, "mutual_information_samples": of_models - of_draws,
-             "mutual_information_models": of_mean - of_models}
-    first = len(squares) - len(names)  # the background has no map of its own
-    deviations = {f"std_{name}": np.sqrt(np.maximum(square - p ** 2, 0))
-                  for name, square, p in zip(names, squares[first:], probabilities[first:], strict=True)}
-    return {name: np.maximum(values, 0).astype(np.float32) for name, values in (parts | deviations).items()}
+    parts = torch.stack([entropy_of_models - entropy_of_draws, torch_entropy(mean, regions) - entropy_of_models])
+    return torch.cat([(mean_square - mean ** 2).clamp(min=0).sqrt(), parts.clamp(min=0)])
+
+
+def spread_of_ensemble(probabilities: Sequence[np.ndarray], spreads: Sequence[np.ndarray], regions: bool) -> np.ndarray:
+    """The spread of several models' mean, from each model's probabilities (K, *S) and spread (K + 2, *S)."""
+    mean = np.asarray(np.mean(probabilities, axis=0, dtype=np.float32))
+    squares = np.mean([s[:-2] ** 2 + p ** 2 for p, s in zip(probabilities, spreads, strict=True)], axis=0)
+    samples, models = np.mean([s[-2:] for s in spreads], axis=0)
+    of_members = np.mean([predictive_entropy(p, regions) for p in probabilities], axis=0)
+    models = np.maximum(models + predictive_entropy(mean, regions) - of_members, 0)
+    return np.concatenate([np.sqrt(np.maximum(squares - mean ** 2, 0)), samples[None], models[None]])
+
+
+def torch_entropy(probabilities: torch.Tensor, regions: bool) -> torch.Tensor:
+    """`predictive_entropy` of a tensor."""
+    if regions:
+        return (torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)).mean(0)
+    return torch.special.entr(probabilities).sum(0)
+
+
+def maps_of(spread: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The maps to write of a spread: mutual information and its two parts, in nats, and the standard deviation of each
+    class or region named (without the background)."""
+    *deviations, samples, models = spread
+    return {"mutual_information": samples + models, "mutual_information_samples": samples,
+            "mutual_information_models": models,
+            **{f"std_{name}": values for name, values in zip(names, deviations[-len(names):], strict=True)}}
 
 
 def class_names(dataset_json: Mapping[str, Any]) -> list[str]:

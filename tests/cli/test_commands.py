@@ -275,7 +275,7 @@ def test_several_configurations_are_predicted_with_all_and_then_averaged(predict
     assert all(made.files_options["save_probabilities"] for made in predictors)
     (members, cases, flags), = averaged
     assert members == [world["out"] / "members_0" / name for name in (second.name, world["model"].name)]
-    assert (cases, flags) == (["a", "b"], (False, False, True))
+    assert (cases, flags) == (["a", "b"], (False, ExportOptions(), True))
 
 
 def test_parts_of_an_ensemble_are_kept_only_where_they_fit(tmp_path):

@@ -11,7 +11,14 @@ from scipy.special import entr
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.export import ExportOptions, at_temperature, keep_largest_components
 from ldseg_auto.inference.predictor import LDSegPredictor
-from ldseg_auto.inference.uncertainty import case_figures, class_names, maps_of, uncertainty_files
+from ldseg_auto.inference.uncertainty import (
+    case_figures,
+    class_names,
+    maps_of,
+    spread_of,
+    spread_of_ensemble,
+    uncertainty_files,
+)
 
 
 def draws(regions, number=6, classes=3, models=2):
@@ -24,14 +31,19 @@ def entropy(p, regions):
     return (entr(p) + entr(1 - p)).mean(-4) if regions else entr(p).sum(-4)
 
 
+def spread(p, regions):
+    """`spread_of` (models, draws, K, *S)."""
+    flat, of_models = p.reshape(-1, *p.shape[2:]), p.mean(1)
+    return spread_of(*map(torch.from_numpy, (flat.mean(0), (flat ** 2).mean(0), entropy(flat, regions).mean(0),
+                                             entropy(of_models, regions).mean(0))), regions).numpy()
+
+
 @pytest.mark.parametrize("regions", [False, True])
 def test_maps_of_draws(regions):
     p = draws(regions)
-    flat, of_models = p.reshape(-1, *p.shape[2:]), p.mean(1)
-    moments = np.concatenate([(flat ** 2).mean(0), entropy(flat, regions).mean(0)[None],
-                              entropy(of_models, regions).mean(0)[None]])
+    flat = p.reshape(-1, *p.shape[2:])
     names = ["a", "b", "c"] if regions else ["b", "c"]
-    maps = maps_of(flat.mean(0), moments, regions, names)
+    maps = maps_of(spread(p, regions), names)
     assert set(maps) == {"mutual_information", "mutual_information_samples", "mutual_information_models",
                          *(f"std_{name}" for name in names)}
     total = entropy(flat.mean(0), regions) - entropy(flat, regions).mean(0)
@@ -39,8 +51,16 @@ def test_maps_of_draws(regions):
     assert maps["mutual_information_samples"] + maps["mutual_information_models"] == pytest.approx(total, abs=1e-6)
     within = [entropy(model.mean(0), regions) - entropy(model, regions).mean(0) for model in p]
     assert maps["mutual_information_samples"] == pytest.approx(np.mean(within, axis=0), abs=1e-6)
-    for name, channel in zip(names[::-1], range(flat.shape[1] - 1, -1, -1), strict=False):
+    for name, channel in zip(names[::-1], (2, 1, 0), strict=False):
         assert maps[f"std_{name}"] == pytest.approx(flat.std(0)[channel], abs=1e-6)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_the_spread_of_an_ensemble_is_that_of_all_its_draws(regions):
+    p = draws(regions, models=4, number=12)
+    members = p[:2], p[2:]
+    together = spread_of_ensemble([m.mean((0, 1)) for m in members], [spread(m, regions) for m in members], regions)
+    assert together == pytest.approx(spread(p, regions), abs=1e-5)
 
 
 @pytest.mark.parametrize("labels, expected", [

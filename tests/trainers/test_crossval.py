@@ -49,20 +49,28 @@ def write_fold(model, number, cases):
 
 
 def test_two_jobs_one_validation_one_ensemble(two_folds, tmp_path, capsys):
-    assert train.main(["7", "0", "1", "-c", "3d_fullres", "--cluster", "local", *SHORT]) == 0
+    """Of few cases: the validation takes its time."""
+    few = [{"train": CASES[2:5], "val": CASES[:1]}, {"train": CASES[5:], "val": CASES[1:2]}]
+    (two_folds["preprocessed"] / "splits_final.json").write_text(json.dumps(few))
+    call = ["7", "0", "1", "-c", "3d_fullres", "--cluster", "local", *SHORT]
+    assert train.main(call) == 1
+    assert "case_01, case_05, case_06, case_07, case_08 and 1 more is in neither part" in capsys.readouterr().err
+    assert train.main([*call, "--allow_unused_cases"]) == 0
     model = two_folds["model"]
     assert len(list((model / "jobs").glob("*_0_log.out"))) == 2
     merged = model / "crossval_results_folds_0_1"
-    assert sorted(path.name for path in merged.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in CASES]
+    assert sorted(path.name for path in merged.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in CASES[:2]]
     scored = json.loads((merged / "summary.json").read_text())["metric_per_case"]
     assert [Path(case["prediction_file"]) for case in scored] == sorted(merged.glob("*.nii.gz"))
     assert not list(model.glob("*.part"))
+
+    (two_folds["images"] / "case_10_0000.nii.gz").unlink()
 
     def probabilities(name, *flags):
         assert predict.main(["-i", str(two_folds["images"]), "-o", str(tmp_path / name), "-d", "7", "-npp", "0", "-nps",
                              "0", "--samples", "1", "--disable_tta", "--save_probabilities", "-device", "cpu",
                              "--disable_progress_bar", *flags]) == 0
-        return np.load(tmp_path / name / "case_10.npz")["probabilities"].astype(np.float32)
+        return np.load(tmp_path / name / "case_11.npz")["probabilities"].astype(np.float32)
     single = [probabilities(fold, "-f", fold) for fold in "01"]
     assert np.abs(single[0] - single[1]).max() > 0.01
     assert np.abs(probabilities("both") - sum(single) / 2).max() < 1e-3
@@ -77,7 +85,7 @@ def test_a_failed_job_is_named_and_the_others_run(two_folds, capsys):
                     {"configuration": "3d_fullres", "device": "cpu"}, {})
     assert "fold 7 (" in str(error.value) and "_log.err" in str(error.value)
     assert "Fold 7 does not exist" in str(error.value) and "fold 0 (" not in str(error.value)
-    assert capsys.readouterr().out.count("log") == 2
+    assert capsys.readouterr().out.count(": job ") == 2
 
 
 def test_a_job_goes_on_after_its_time_limit():
