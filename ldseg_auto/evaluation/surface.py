@@ -69,9 +69,9 @@ def _measure(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ..
     import torch
     from monai.metrics import compute_surface_dice, get_mask_edges, get_surface_distance
 
-    pair = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, truth)]
-    nsd = compute_surface_dice(*pair, class_thresholds=[tolerance_mm * _ROUNDING], include_background=True,
-                               spacing=spacing, use_subvoxels=True)
+    y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, truth))
+    nsd = compute_surface_dice(y_pred, y, [tolerance_mm * _ROUNDING], include_background=True, spacing=spacing,
+                               use_subvoxels=True)
     edges = get_mask_edges(prediction, truth)
     there = np.asarray(get_surface_distance(edges[0], edges[1], spacing=spacing))
     back = np.asarray(get_surface_distance(edges[1], edges[0], spacing=spacing))

@@ -15,7 +15,7 @@ from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import entropy_file
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
+COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -24,7 +24,7 @@ def test_help_imports_nothing_heavy(command):
             f"from ldseg_auto.cli.{command} import main\n"
             "try:\n    main(['-h'])\n"
             "except SystemExit as ended:\n"
-            "    heavy = {'torch', 'nnunetv2', 'SimpleITK', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+            "    heavy = {'torch', 'nnunetv2', 'SimpleITK', 'scipy', 'matplotlib', 'monai'} & set(sys.modules)\n"
             "    sys.exit(f'imported {heavy}' if heavy else ended.code)\n")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                            cwd=Path(__file__).resolve().parents[2])
