@@ -290,14 +290,14 @@ def test_evaluate_passes_its_flags(monkeypatch, capsys):
         monkeypatch.setattr(f"ldseg_auto.evaluation.tables.{table}", lambda content: f"table of {content}")
     assert evaluate.main(["-i", "A", "-r", "R"]) == 0
     assert (scored.arguments, scored.options) == (("A", "R"), {"chill": False, "progress_bar": True})
-    flags = "-o OUT -djfile D -pfile P --tolerance 2 a=b=1.5 --chill -np 3 --disable_progress_bar".split()
+    flags = "-o OUT -djfile D -pfile P --tolerance 2 a=b=1.5 --chill -np 3 --disable_progress_bar"
     options = {"output_folder": "OUT", "dataset_json": "D", "plans_json": "P",
                "tolerance_mm": {None: 2.0, "a=b": 1.5}, "chill": True, "num_processes": 3, "progress_bar": False}
-    assert evaluate.main(["-i", "A", "-r", "R", *flags]) == 0
+    assert evaluate.main(["-i", "A", "-r", "R", *flags.split()]) == 0
     assert scored.options == options
     assert evaluate.main(["-i", "A", "-r", "R", "-d", "4"]) == 0
     assert scored.options["dataset"] == "4"
-    assert evaluate.main(["-i", "A", "-r", "R", *flags, "--compare", "B"]) == 0
+    assert evaluate.main(["-i", "A", "-r", "R", *flags.split(), "--compare", "B"]) == 0
     assert (compared.arguments, compared.options) == (("A", "B", "R"), options)
     assert "table of scores\n\ntable of differences" in capsys.readouterr().out
 

@@ -123,7 +123,8 @@ def test_comparison(folders, capsys):
     assert (written["first"], written["second"]) == (str(folders["predictions"]), str(folders["other"]))
     rows = _rows(folders["out"] / "comparison.csv")
     assert [(r["class"], r["metric"]) for r in rows] == [(c, m) for c in ("organ", "lesion") for m in METRICS]
-    assert {"n", "n_equal", "first", "second", "difference", "p", "p_holm", "interval_low", "interval_high"} < set(rows[0])
+    assert {"n", "n_equal", "first", "second", "difference", "interval_low", "interval_high", "p", "p_holm"} < set(
+        rows[0])
     printed = capsys.readouterr().out
     assert "p (Holm)" in printed and f"second: {folders['other']}" in printed
 
@@ -137,7 +138,8 @@ def test_comparison_of_other_cases(folders, capsys):
 
 
 def test_comparison_without_writing(folders):
-    evaluation, comparison = compare_folders(folders["predictions"], folders["other"], folders["references"], write=False)
+    evaluation, comparison = compare_folders(folders["predictions"], folders["other"], folders["references"],
+                                             write=False)
     assert evaluation == evaluate_folder(folders["predictions"], folders["references"], write=False)
     assert set(comparison["cases"]) == {"a", "b", "c"}
     assert not (folders["predictions"] / "evaluation").exists()
