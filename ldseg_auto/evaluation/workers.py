@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -70,7 +71,5 @@ class Workers:
 
 
 def _use_one_thread() -> None:
-    """The cores belong to the processes."""
-    import torch
-
-    torch.set_num_threads(1)
+    """The cores belong to the processes. Heard by torch, which a new process has not imported yet."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
