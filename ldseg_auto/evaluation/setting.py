@@ -132,7 +132,9 @@ def _reader(plans: dict[str, Any] | None, description: dict[str, Any], reference
 def _tolerances(groups: Mapping[str, Any], given: Tolerance, plans: dict[str, Any] | None,
                 plans_file: Path | None) -> tuple[dict[str, float], str]:
     """The tolerance of each class, and where it comes from."""
-    by_name = dict(given) if isinstance(given, Mapping) else {} if given is None else {None: float(given)}
+    by_name: dict[str | None, float] = {}
+    if given is not None:
+        by_name = {**given} if isinstance(given, Mapping) else {None: given}
     unknown = [name for name in by_name if name is not None and name not in groups]
     if unknown:
         raise LDSegError(f"The data set has no class {', '.join(map(str, unknown))}.",

@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks, by MONAI (numpy, scipy and monai, which is imported on first use).
+"""Distances between the surfaces of two masks (pure; MONAI and scikit-learn are imported on first use).
 
 - NSD, normalised surface Dice (Nikolov et al., arXiv 1809.04430): the share of both surfaces that lies within a
   tolerance of the other one. Surfaces run between voxels and are weighed by their area (in 2D by their length).
@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects
+from scipy.spatial import KDTree
 
 from ldseg_auto.evaluation.policy import Presence, agreement, diagonal_mm, distance_mm, presence
 
 # Headers hold spacings as float32: a surface one voxel off must not miss a tolerance of one voxel by rounding.
-_ROUNDING = 1 + 1e-4
+_ROUNDING, _ROUNDING_MM = 1e-4, 1e-6
 _PERCENTILE = 95
+_SLAB_VOXELS = 2 ** 20  # looked at at a time
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,58 @@ def around(mask: np.ndarray) -> tuple[slice, ...]:
 
 def _measure(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...],
              tolerance_mm: float) -> SurfaceMetrics:
-    """Of two masks that both hold something, by the parts of MONAI's metrics: their surfaces and distances serve HD95
-    and ASSD alike, and compute_surface_dice warns of a deprecation of its own."""
+    """Of two masks that both hold something. MONAI's own compute_surface_dice and its siblings find the same, but on
+    whole float arrays, which takes 120 bytes a voxel."""
     from monai.metrics import get_mask_edges
 
-    voxels, voxels_truth = get_mask_edges(prediction, truth)
-    there, back = _distances(voxels, voxels_truth, spacing)
-    between, between_truth, areas, areas_truth = get_mask_edges(prediction, truth, spacing=spacing)
-    distances = np.concatenate(_distances(between, between_truth, spacing))
-    weights = np.concatenate([areas[between], areas_truth[between_truth]]).astype(np.float64)
-    nsd = weights[distances <= tolerance_mm * _ROUNDING].sum() / weights.sum()
+    there, back = _distances(*(np.argwhere(edges) * spacing for edges in get_mask_edges(prediction, truth)))
+    (points, areas), (points_truth, areas_truth) = _surfaces(prediction, truth, spacing)
+    near = areas[_within(tolerance_mm, points, points_truth)].sum()
+    near += areas_truth[_within(tolerance_mm, points_truth, points)].sum()
+    nsd = near / (areas.sum() + areas_truth.sum())
     hd95 = max(np.percentile(there, _PERCENTILE), np.percentile(back, _PERCENTILE))
-    return SurfaceMetrics(Presence.BOTH, float(nsd), float(hd95),
-                          float(np.concatenate([there, back]).mean(dtype=np.float64)))
+    return SurfaceMetrics(Presence.BOTH, float(nsd), float(hd95), float(np.concatenate([there, back]).mean()))
 
 
-def _distances(first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """From each element of one surface to the other one, and back."""
-    from monai.metrics import get_surface_distance
+def _surfaces(prediction: np.ndarray, truth: np.ndarray,
+              spacing: tuple[float, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each mask the places between voxels that its surface runs through, (n, axes) in mm, and the surface's area
+    there, (n,), by MONAI's table of marching cubes (in 2D squares and lengths), slab by slab."""
+    import torch
+    from monai.metrics import get_mask_edges
 
-    return (np.asarray(get_surface_distance(first, second, spacing=spacing)),
-            np.asarray(get_surface_distance(second, first, spacing=spacing)))
+    masks = [np.pad(mask, 1) for mask in (prediction, truth)]
+    rows = max(1, _SLAB_VOXELS // masks[0][0].size)
+    found: tuple[list[Any], list[Any]] = ([], [])
+    for start in range(0, len(masks[0]) - 1, rows):
+        slab = [mask[start:start + rows + 1] for mask in masks]
+        union = slab[0] | slab[1]
+        if not union.any():
+            continue
+        box = around(union)
+        corner = np.array([part.start for part in box]) + np.eye(1, union.ndim, dtype=int)[0] * start
+        edges_and_areas = get_mask_edges(*(torch.from_numpy(mask[box].copy()) for mask in slab), crop=False,
+                                         spacing=spacing)
+        for parts, edges, areas in zip(found, edges_and_areas[:2], edges_and_areas[2:], strict=True):
+            parts.append(((edges.nonzero().numpy() + corner) * spacing, areas[edges].double().numpy()))
+    return [(np.concatenate([p for p, _ in parts]), np.concatenate([a for _, a in parts])) for parts in found]
+
+
+def _distances(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From each point of one surface, (n, axes), to the nearest of the other, and back.
+
+    By scikit-learn's tree, whose nodes are tight boxes: where all points are about as far, as from a small structure to
+    a large one around it, scipy's looks at nearly every one of them (10 ms a point in place of 0.5).
+    """
+    from sklearn.neighbors import KDTree as TightTree
+
+    return TightTree(second).query(first)[0].ravel(), TightTree(first).query(second)[0].ravel()
+
+
+def _within(tolerance_mm: float, points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of the points, (n, axes), have one of the others no farther away; quicker than the distances."""
+    bound = tolerance_mm * (1 + _ROUNDING) + _ROUNDING_MM
+    return np.isfinite(KDTree(others).query(points, distance_upper_bound=bound)[0])
 
 
 def _without_flat_axis(prediction: np.ndarray, truth: np.ndarray,

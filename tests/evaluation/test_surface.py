@@ -107,6 +107,21 @@ def test_the_same_as_monai_on_the_whole_array(name):
     assert (found.nsd, found.hd95_mm, found.assd_mm) == pytest.approx((nsd.item(), hd95.item(), assd.item()), rel=1e-5)
 
 
+@pytest.mark.parametrize("voxels", [1, 600, 3000])
+@pytest.mark.parametrize("shape", [(30, 12, 11), (50, 40)])
+def test_slabs_change_nothing(shape, voxels, monkeypatch):
+    """Also where some are empty."""
+    prediction, truth = blobs(5, shape), blobs(6, shape)
+    for mask in (prediction, truth):
+        mask[10:20] = False
+    spacing = (2.0, 0.9, 1.1)[:len(shape)]
+    whole = surface_metrics(prediction, truth, spacing, 1.0)
+    monkeypatch.setattr("ldseg_auto.evaluation.surface._SLAB_VOXELS", voxels)
+    slabs = surface_metrics(prediction, truth, spacing, 1.0)
+    assert 0 < whole.nsd < 1
+    assert slabs.nsd == pytest.approx(whole.nsd, rel=1e-12) and slabs.assd_mm == whole.assd_mm
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10 ** 6), st.sampled_from([2, 3]))
 def test_symmetric_bounded_and_independent_of_the_room_around(seed, axes):
