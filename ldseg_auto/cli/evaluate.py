@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldseg_auto.cli import common
 
@@ -59,9 +60,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if "tolerance" in options:
         options["tolerance_mm"] = dict(options.pop("tolerance"))
     predictions, references = options.pop("predictions"), options.pop("references")
-    if "second" not in options:
-        evaluation = evaluate.evaluate_folder(predictions, references, **options)
-        print(tables.evaluation_table(evaluation))
-        return
-    evaluation, comparison = evaluate.compare_folders(predictions, options.pop("second"), references, **options)
-    print(tables.evaluation_table(evaluation), tables.comparison_table(comparison), sep="\n\n")
+    if "second" in options:
+        scored, compared = evaluate.compare_folders(predictions, options.pop("second"), references, **options)
+        texts = [tables.evaluation_table(scored), tables.comparison_table(compared)]
+    else:
+        texts = [tables.evaluation_table(evaluate.evaluate_folder(predictions, references, **options))]
+    folder = options.get("output_folder", Path(predictions) / evaluate.DEFAULT_FOLDER)
+    print(*texts, f"Written to {folder}", sep="\n\n")

@@ -33,8 +33,8 @@ _COMPARED = ("a case counts for a class where the reference or either prediction
              "second; p: two-sided Wilcoxon signed-rank test, zeros after Pratt, 1 where nothing differs, by "
              "scipy.stats.wilcoxon (exact for up to 50 cases without ties or zeros, all permutations for up to 13 "
              "with them, else normal approximation); p_holm: corrected for the number of classes")
-_BOOTSTRAP = {"method": "percentile, cases drawn with replacement", "confidence": statistics.CONFIDENCE,
-              "resamples": statistics.RESAMPLES, "seed": 0}
+_BOOTSTRAP = {"method": "percentile, cases drawn with replacement; of few cases (about ten) too narrow",
+              "confidence": statistics.CONFIDENCE, "resamples": statistics.RESAMPLES, "seed": 0}
 
 
 def evaluate_folder(predictions: str | Path, references: str | Path, *, output_folder: str | Path | None = None,
@@ -176,7 +176,7 @@ def _evaluation(pairs: list[Pair], scored: list[tuple[dict[str, StructureScores]
 
 def _described(setting: Setting, references: str | Path) -> dict[str, Any]:
     """What evaluation.json and comparison.json tell alike."""
-    packages = ("nnunetv2", "monai", "scipy", "numpy")
+    packages = ("nnunetv2", "monai", "scikit-learn", "scipy", "numpy")
     return {"format": _FORMAT, "references": str(references), "labels": setting.groups,
             "ignore_label": setting.ignore_label, "policy": POLICY, "definitions": _DEFINITIONS,
             "tolerance_mm": setting.tolerance_mm, "tolerance_from": setting.tolerance_from, "bootstrap": _BOOTSTRAP,

@@ -24,8 +24,9 @@ def summarise(scores: CaseScores, unit: str) -> dict[str, Any]:
 
     Returns:
         `mean`: of each metric, over the classes' means; `classes`: for each its `n` cases that count, `n_missed`,
-        `n_spurious`, `n_absent`, and each metric's mean over the cases that count, and of the difference in size.
-        What no case tells is None.
+        `n_spurious`, `n_absent`, each metric's mean over the cases that count, that of the difference in size, and
+        under `where_both` the `n` cases that prediction and reference both hold it in with their means alone: of
+        distances without the worst that misses count as. What no case tells is None.
     """
     counts = ~_absent(scores)
     tables = {metric: np.where(counts, _table(scores, attrgetter(metric)), np.nan) for metric in METRICS}
@@ -36,7 +37,7 @@ def summarise(scores: CaseScores, unit: str) -> dict[str, Any]:
         numbers = {f"n_{p.value}": found.count(p) for p in (Presence.MISSED, Presence.SPURIOUS, Presence.ABSENT)}
         classes[name] = {"n": int(counts[:, index].sum()), **numbers,
                          **{metric: _mean(table[:, index]) for metric, table in tables.items()},
-                         f"difference_{unit}": _mean(sizes[:, index])}
+                         f"difference_{unit}": _mean(sizes[:, index]), "where_both": _where_both(scores, name)}
     return {"mean": {metric: _mean(table) for metric, table in tables.items()}, "classes": classes}
 
 
@@ -67,6 +68,12 @@ def compare(first: CaseScores, second: CaseScores) -> dict[str, Any]:
     cases = {case: {name: {metric: [getattr(scores[case][name], metric) for scores in (first, second)]
                            for metric in METRICS} for name in names} for case in first}
     return {"mean": means, "classes": classes, "cases": cases}
+
+
+def _where_both(scores: CaseScores, name: str) -> dict[str, Any]:
+    found = [case[name] for case in scores.values() if case[name].presence is Presence.BOTH]
+    return {"n": len(found), **{metric: float(np.mean([getattr(s, metric) for s in found])) if found else None
+                                for metric in METRICS}}
 
 
 def _test_classes(first: np.ndarray, second: np.ndarray) -> list[dict[str, Any] | None]:

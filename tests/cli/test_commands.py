@@ -299,7 +299,9 @@ def test_evaluate_passes_its_flags(monkeypatch, capsys):
     assert scored.options["dataset"] == "4"
     assert evaluate.main(["-i", "A", "-r", "R", *flags.split(), "--compare", "B"]) == 0
     assert (compared.arguments, compared.options) == (("A", "B", "R"), options)
-    assert "table of scores\n\ntable of differences" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "table of scores\n\nWritten to A/evaluation\n" in printed
+    assert "table of scores\n\ntable of differences\n\nWritten to OUT\n" in printed
 
 
 def test_colour_images_hold_their_channels_in_one_file(tmp_path):

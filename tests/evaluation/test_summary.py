@@ -23,6 +23,8 @@ def test_what_counts_in_means():
     assert lesion["dice"]["mean"] == pytest.approx(0.2)
     assert lesion["hd95_mm"]["mean"] == pytest.approx((4 + 20 + 20) / 3)
     assert lesion["difference_ml"]["mean"] == pytest.approx((1 - 3 + 2) / 3)
+    assert lesion["where_both"] == {"n": 1, "dice": 0.6, "nsd": 0.6, "hd95_mm": pytest.approx(4),
+                                    "assd_mm": pytest.approx(2)}
     assert summary["classes"]["organ"]["dice"]["mean"] == pytest.approx(0.8)
     assert summary["mean"]["dice"]["mean"] == pytest.approx(0.5)
     low, high = summary["mean"]["dice"]["interval"]
@@ -32,6 +34,7 @@ def test_what_counts_in_means():
 def test_a_class_that_no_case_has_is_left_out_of_the_mean():
     summary = summarise({"a": {"organ": found(0.9), "lesion": ABSENT}}, "ml")
     assert summary["classes"]["lesion"]["dice"] == {"mean": None, "interval": None}
+    assert summary["classes"]["lesion"]["where_both"] == {"n": 0, **dict.fromkeys(METRICS)}
     assert summary["mean"]["dice"] == {"mean": pytest.approx(0.9), "interval": None}
 
 
