@@ -34,7 +34,7 @@ _COMPARED = ("a case counts for a class where the reference or either prediction
              "scipy.stats.wilcoxon (exact for up to 50 cases without ties or zeros, all permutations for up to 13 "
              "with them, else normal approximation); p_holm: corrected for the number of classes")
 _BOOTSTRAP = {"method": "percentile, cases drawn with replacement; of few cases (about ten) too narrow",
-              "confidence": statistics.CONFIDENCE, "resamples": statistics.RESAMPLES, "seed": 0}
+              "confidence": statistics.CONFIDENCE, "resamples": statistics.RESAMPLES, "seed": statistics.SEED}
 
 
 def evaluate_folder(predictions: str | Path, references: str | Path, *, output_folder: str | Path | None = None,

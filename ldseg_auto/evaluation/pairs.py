@@ -95,7 +95,9 @@ def read_pair(pair: Pair, setting: Setting) -> LabelMaps:
     """
     prediction, described = _read(pair.prediction, setting)
     reference, described_reference = _read(pair.reference, setting)
-    _require_same_geometry(prediction.shape, described, reference.shape, described_reference)
+    different = _difference(prediction.shape, described, reference.shape, described_reference)
+    if different is not None:
+        raise UnusableError(f"{pair.prediction} has another {different}")
     labels = {0, *(value for values in setting.groups.values() for value in values)}
     ignored = np.zeros(0, bool)
     allowed = labels if setting.ignore_label is None else {*labels, setting.ignore_label}
@@ -147,30 +149,32 @@ def _as_labels(volume: np.ndarray, allowed: set[int], file: Path) -> np.ndarray:
     return labels
 
 
-def _require_same_geometry(shape: tuple[int, ...], described: dict[str, Any], shape_reference: tuple[int, ...],
-                           described_reference: dict[str, Any]) -> None:
-    if shape != shape_reference:
-        raise UnusableError(f"size {shape} against {shape_reference}")
-    spacing, wanted = (np.asarray(d["spacing"], float) for d in (described, described_reference))
-    if not np.allclose(spacing, wanted, rtol=_SPACING, atol=0):
-        raise UnusableError(f"spacing {_shown(spacing)} against {_shown(wanted)}")
-    (origin, direction), (origin_wanted, direction_wanted) = map(_placement, (described, described_reference))
-    if not np.allclose(origin, origin_wanted, rtol=0, atol=_ORIGIN * wanted.min()):
-        raise UnusableError(f"origin {_shown(origin)} against {_shown(origin_wanted)}")
-    if not np.allclose(direction, direction_wanted, rtol=0, atol=_DIRECTION):
-        raise UnusableError(f"direction {_shown(direction)} against {_shown(direction_wanted)}")
+def _difference(shape: tuple[int, ...], described: dict[str, Any], shape_wanted: tuple[int, ...],
+                described_wanted: dict[str, Any]) -> str | None:
+    """What is different in the geometry of a prediction and of its reference."""
+    if shape != shape_wanted:
+        return f"size, {shape}, than its reference, {shape_wanted}"
+    (spacing, origin, direction), wanted = _geometry(described), _geometry(described_wanted)
+    for name, value, other, tolerance in (("spacing", spacing, wanted[0], _SPACING * wanted[0]),
+                                          ("origin", origin, wanted[1], _ORIGIN * wanted[0].min()),
+                                          ("direction", direction, wanted[2], _DIRECTION)):
+        if value.shape != other.shape or (abs(value - other) > tolerance).any():
+            return f"{name}, {_shown(value)}, than its reference, {_shown(other)}"
+    return None
 
 
-def _placement(properties: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Origin in mm and direction cosines; of formats that have none nothing."""
+def _geometry(properties: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spacing and origin in mm, direction cosines; the latter two are empty in formats that have none."""
+    spacing, nothing = np.asarray(properties["spacing"], float), np.zeros(0)
     if "sitk_stuff" in properties:
-        return np.array(properties["sitk_stuff"]["origin"]), np.array(properties["sitk_stuff"]["direction"])
+        image = properties["sitk_stuff"]
+        return spacing, np.asarray(image["origin"]), np.asarray(image["direction"])
     if "nibabel_stuff" in properties:
         affines = properties["nibabel_stuff"]
         affine = np.asarray(affines.get("reoriented_affine", affines["original_affine"]))
         axes = affine[:3, :3]
-        return affine[:3, 3], (axes / np.linalg.norm(axes, axis=0)).ravel()
-    return np.zeros(0), np.zeros(0)
+        return spacing, affine[:3, 3], (axes / np.linalg.norm(axes, axis=0)).ravel()
+    return spacing, nothing, nothing
 
 
 def _shown(values: np.ndarray) -> str:

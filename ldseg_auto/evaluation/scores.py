@@ -13,8 +13,8 @@ from ldseg_auto.evaluation.metrics import dice
 from ldseg_auto.evaluation.policy import Presence, diagonal_mm
 from ldseg_auto.evaluation.surface import surface_metrics
 
-METRICS = ("dice", "nsd", "hd95_mm", "assd_mm")
 HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False, "assd_mm": False}
+METRICS = tuple(HIGHER_IS_BETTER)
 SIZE_UNITS = {2: "mm2", 3: "ml"}  # by the number of axes
 _MM_PER_UNIT = {"mm2": 1.0, "ml": 1000.0}
 

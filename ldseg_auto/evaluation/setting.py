@@ -57,10 +57,10 @@ def find_setting(predictions: Path, references: Path, dataset: str | None = None
     beside = [predictions, *list(predictions.resolve().parents)[:2]]  # or MODEL/fold_X/validation
     description_file, plans_file = _find_files(beside, dataset, dataset_json, plans_json)
     description = read_json(description_file)
-    missing = [key for key in ("labels", "file_ending") if key not in description]
-    if missing:
-        raise LDSegError(f"{description_file} lacks {', '.join(missing)}.", "Give a dataset.json of nnU-Net's format.")
+    _require_keys(description, ("labels", "file_ending"), description_file)
     plans = None if plans_file is None else read_json(plans_file)
+    if plans is not None:
+        _require_keys(plans, ("image_reader_writer",), plans_file)
     groups, ignore_label = _labels(description, description_file)
     tolerances, source = _tolerances(groups, tolerance_mm, plans, plans_file)
     ending = description["file_ending"]
@@ -101,6 +101,12 @@ def _required(file: str, flag: str) -> Path:
     if not Path(file).is_file():
         raise LDSegError(f"There is no file {file}.", f"Give a JSON file to {flag}.")
     return Path(file)
+
+
+def _require_keys(content: Any, keys: Sequence[str], file: Path | None) -> None:
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise LDSegError(f"{file} lacks {', '.join(missing)}.", "Give a file of nnU-Net's format.")
 
 
 def _labels(description: dict[str, Any], file: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:

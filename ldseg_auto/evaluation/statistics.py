@@ -10,6 +10,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+SEED = 0
 _ELEMENTS = 4_000_000  # of resampled values held at a time
 
 
@@ -36,7 +37,7 @@ def mean_over_classes(values: np.ndarray) -> float:
 
 
 def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, resamples: int = RESAMPLES,
-                       seed: int = 0) -> tuple[float, float] | None:
+                       seed: int = SEED) -> tuple[float, float] | None:
     """Percentile bootstrap interval of `mean_over_classes` (Efron and Tibshirani 1993, ch. 13).
 
     Cases are drawn with replacement, each with the values of all its classes.
@@ -49,7 +50,7 @@ def bootstrap_interval(values: np.ndarray, confidence: float = CONFIDENCE, resam
         seed: of the draws; the same values and seed give the same interval.
 
     Returns:
-        its lower and upper end, or None of fewer than two cases that count.
+        Its lower and upper end, or None of fewer than two cases that count; of few cases (about ten) too narrow.
     """
     table = _by_class(values)
     table = table[~np.isnan(table).all(1)]

@@ -145,6 +145,41 @@ def test_comparison_without_writing(folders):
     assert not (folders["predictions"] / "evaluation").exists()
 
 
+def test_a_class_that_no_case_has(folders, write_map, cubes, capsys):
+    for name in ("predictions", "other", "references"):
+        for case in "abc":
+            write_map(folders[name] / f"{case}.nii.gz", cubes())
+    assert _run(folders, "--compare", folders["other"]) == 0
+    out = folders["predictions"] / "evaluation"
+    assert json.loads((out / "evaluation.json").read_text())["classes"]["lesion"]["dice"]["mean"] is None
+    assert json.loads((out / "comparison.json").read_text())["classes"]["lesion"]["dice"] is None
+    assert {row["class"] for row in _rows(out / "comparison.csv")} == {"organ"}
+    assert any(line.split() == ["lesion", "0", "0", "0", "3", "-", "-", "-", "-"]
+               for line in capsys.readouterr().out.splitlines())
+
+
+def test_one_case_has_no_interval(folders, capsys):
+    for case in "bc":
+        (folders["predictions"] / f"{case}.nii.gz").unlink()
+        (folders["other"] / f"{case}.nii.gz").unlink()
+    assert _run(folders, "--chill", "--compare", folders["other"]) == 0
+    row, *_ = _rows(folders["predictions"] / "evaluation" / "comparison.csv")
+    assert (row["n"], row["p"], row["interval_low"]) == ("1", "1.0", "")
+    assert any(line.split()[5:] == ["1.000", "1.000", "0.00", "0.00"] for line in capsys.readouterr().out.splitlines())
+
+
+def test_nnunets_command_does_not_mind(folders, tmp_path):
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
+
+    assert _run(folders) == 0
+    (folders["predictions"] / "plans.json").write_text(json.dumps({
+        "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager", "configurations": {}}))
+    compute_metrics_on_folder2(
+        str(folders["references"]), str(folders["predictions"]), str(folders["predictions"] / "dataset.json"),
+        str(folders["predictions"] / "plans.json"), str(tmp_path / "summary.json"), 1)
+    assert len(json.loads((tmp_path / "summary.json").read_text())["metric_per_case"]) == 3
+
+
 def test_cases_left_out(folders):
     (folders["predictions"] / "a.nii.gz").unlink()
     assert _run(folders, "--chill") == 0
@@ -189,6 +224,10 @@ def _shorten(folders):
     (folders["predictions"] / "dataset.json").write_text("{}")
 
 
+def _empty_plans(folders):
+    (folders["predictions"] / "plans.json").write_text("{}")
+
+
 def _occupy(folders):
     folders["out"].write_text("")
 
@@ -201,6 +240,7 @@ MISTAKES = {
     "unreadable": (_damage_two, [], "2 of 3 cases cannot be scored: a: ", "c: ", "cannot be read"),
     "unknown label": (_relabel, [], "2 of 3 cases cannot be scored: a: ", "a.nii.gz holds 2; its labels are [0, 1]"),
     "broken": (_break, [], "not valid JSON"), "incomplete": (_shorten, [], "lacks labels, file_ending"),
+    "plans": (_empty_plans, [], "plans.json lacks image_reader_writer"),
     "class": (None, ["--tolerance", "liver=2"], "no class liver", "organ, lesion"),
     "djfile": (None, ["-djfile", "no.json"], "no file no.json", "-djfile"),
     "pfile": (None, ["-pfile", "no.json"], "no file no.json", "-pfile"),

@@ -33,15 +33,15 @@ def test_maps_and_spacing(reader, pair, cubes):
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
 @pytest.mark.parametrize("changed, problem", [
-    ({"shape": (8, 12, 13)}, r"size \(8, 12, 13\) against \(8, 12, 12\)"),
-    ({"spacing": (1.0, 1.0, 2.1)}, r"spacing \(2.1, 1, 1\) against \(2, 1, 1\)"),
-    ({"origin": (0.0, 0.0, 0.5)}, "origin .* against"), ({"direction": OBLIQUE}, "direction .* against")])
+    ({"shape": (8, 12, 13)}, r"another size, \(8, 12, 13\), than its reference, \(8, 12, 12\)"),
+    ({"spacing": (1.0, 1.0, 2.1)}, r"another spacing, \(2.1, 1, 1\), than its reference, \(2, 1, 1\)"),
+    ({"origin": (0.0, 0.0, 0.5)}, "another origin, "), ({"direction": OBLIQUE}, "another direction, ")])
 def test_geometry_that_differs(reader, changed, problem, pair, cubes, write_map):
     labels = cubes(shape=changed.get("shape", (8, 12, 12)))
     write_map(pair.prediction, labels, **{k: v for k, v in changed.items() if k != "shape"})
     with pytest.raises(UnusableError, match=problem):
         read_pair(pair, setting(reader))
-    assert problem_of(pair, setting(reader)).startswith("a: ")
+    assert problem_of(pair, setting(reader)).startswith(f"a: {pair.prediction} has another")
 
 
 def test_headers_that_differ_by_rounding(pair, cubes, write_map):
