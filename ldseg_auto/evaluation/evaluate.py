@@ -100,7 +100,7 @@ def compare_folders(first: str | Path, second: str | Path, references: str | Pat
     others, _ = find_pairs(Path(second), Path(references), setting.file_ending, chill)
     different = sorted({pair.case for pair in pairs} ^ {pair.case for pair in others})
     if different:
-        raise LDSegError(f"{len(different)} cases are not in both {first} and {second}: {', '.join(different)}.",
+        raise LDSegError(f"Not in both {first} and {second} ({len(different)} cases): {', '.join(different)}.",
                          "Compare predictions of the same cases.")
     out = _open(output_folder, Path(first)) if write else None
     with _workers(num_processes, progress_bar) as workers:
@@ -177,9 +177,10 @@ def _evaluation(pairs: list[Pair], scored: list[tuple[dict[str, StructureScores]
 def _described(setting: Setting, references: str | Path) -> dict[str, Any]:
     """What evaluation.json and comparison.json tell alike."""
     packages = ("nnunetv2", "monai", "scikit-learn", "scipy", "numpy")
-    return {"format": _FORMAT, "references": str(references), "labels": setting.groups,
-            "ignore_label": setting.ignore_label, "policy": POLICY, "definitions": _DEFINITIONS,
-            "tolerance_mm": setting.tolerance_mm, "tolerance_from": setting.tolerance_from, "bootstrap": _BOOTSTRAP,
+    return {"format": _FORMAT, "references": str(references), "dataset_json": str(setting.dataset_json),
+            "labels": setting.groups, "ignore_label": setting.ignore_label, "policy": POLICY,
+            "definitions": _DEFINITIONS, "tolerance_mm": setting.tolerance_mm,
+            "tolerance_from": setting.tolerance_from, "bootstrap": _BOOTSTRAP,
             "versions": {"ldseg_auto": ldseg_auto.__version__, **{name: version(name) for name in packages}}}
 
 

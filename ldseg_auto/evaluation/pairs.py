@@ -72,9 +72,10 @@ def find_pairs(predictions: Path, references: Path, ending: str,
                          f"{references} ({_named(sorted(true))}, ...).",
                          f"A case's prediction and reference are both named CASE{ending}.")
     if any(left_out.values()) and not chill:
-        lacking = [f"{len(cases)} cases {text.replace('_', ' ')}: {', '.join(cases)}"
+        lacking = [f"{text.replace('_', ' ')} ({len(cases)}): {', '.join(cases)}"
                    for text, cases in left_out.items() if cases]
-        raise LDSegError(f"{'; '.join(lacking)}.", "Add the files, or score the others alone with --chill.")
+        raise LDSegError(f"There are cases {'; '.join(lacking)}.",
+                         "Add the files, or score the others alone with --chill.")
     return [Pair(case, predictions / f"{case}{ending}", references / f"{case}{ending}") for case in common], left_out
 
 

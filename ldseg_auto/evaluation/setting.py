@@ -26,10 +26,11 @@ Tolerance = float | Mapping[str | None, float] | None
 class Setting:
     """What all cases have in common.
 
-    `groups` are the classes or regions and their label values; `tolerance_mm` is the NSD's of each, `tolerance_from`
-    says where it comes from.
+    `groups` are the classes or regions and their label values, from the file `dataset_json`; `tolerance_mm` is the
+    NSD's of each, `tolerance_from` says where it comes from.
     """
 
+    dataset_json: Path
     groups: dict[str, tuple[int, ...]]
     ignore_label: int | None
     file_ending: str
@@ -64,7 +65,8 @@ def find_setting(predictions: Path, references: Path, dataset: str | None = None
     groups, ignore_label = _labels(description, description_file)
     tolerances, source = _tolerances(groups, tolerance_mm, plans, plans_file)
     ending = description["file_ending"]
-    return Setting(groups, ignore_label, ending, _reader(plans, description, references, ending), tolerances, source)
+    reader_class = _reader(plans, description, references, ending)
+    return Setting(description_file, groups, ignore_label, ending, reader_class, tolerances, source)
 
 
 def is_flat(shape: Sequence[int], spacing_mm: Sequence[float]) -> bool:

@@ -57,12 +57,13 @@ class Workers:
 
     def _rest(self, work: Callable[[Item], Result], items: Sequence[Item], start: float) -> Iterator[Result]:
         """A generator: it looks at the time when the first item is done."""
-        alone = self._number <= 1 or (perf_counter() - start) * len(items) < _START_SECONDS
+        alone = self._number <= 1 or not items or (perf_counter() - start) * len(items) < _START_SECONDS
         if self._pool is None and alone:
             yield from map(work, items)
             return
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._number, multiprocessing.get_context("spawn"), _use_one_thread)
+            self._pool = ProcessPoolExecutor(min(self._number, len(items)), multiprocessing.get_context("spawn"),
+                                             _use_one_thread)
         try:
             yield from self._pool.map(work, items)
         except BrokenProcessPool as error:

@@ -132,7 +132,7 @@ def test_comparison(folders, capsys):
 def test_comparison_of_other_cases(folders, capsys):
     (folders["other"] / "b.nii.gz").unlink()
     assert _run(folders, "--compare", folders["other"], "--chill") == 1
-    assert "1 cases are not in both" in capsys.readouterr().err
+    assert "(1 cases): b" in capsys.readouterr().err
     (folders["predictions"] / "b.nii.gz").unlink()
     assert _run(folders, "--compare", folders["other"], "--chill") == 0
 
@@ -233,7 +233,7 @@ def _occupy(folders):
 
 
 MISTAKES = {
-    "missing prediction": (_drop, [], "1 cases without prediction: b", "--chill"),
+    "missing prediction": (_drop, [], "without prediction (1): b", "--chill"),
     "no files": (_drop_all, [], "references holds no .nii.gz files", "file_ending in dataset.json"),
     "other names": (_rename_all, [], "No file of", "(a, b, c, ...)", "other_a", "CASE.nii.gz"),
     "no dataset.json": (_forget, [], "no dataset.json in", "-d", "-djfile"),

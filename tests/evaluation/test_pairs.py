@@ -1,5 +1,7 @@
 """Cases found in two folders, and what is wrong with a case."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from skimage.io import imsave
@@ -15,7 +17,8 @@ OBLIQUE = (np.cos(0.01), -np.sin(0.01), 0, np.sin(0.01), np.cos(0.01), 0, 0, 0, 
 def setting(reader: str = "SimpleITKIO", ignore_label=None, groups=GROUPS, ending=".nii.gz") -> Setting:
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-    return Setting(groups, ignore_label, ending, recursive_find_reader_writer_by_name(reader), {}, "")
+    reader_class = recursive_find_reader_writer_by_name(reader)
+    return Setting(Path("dataset.json"), groups, ignore_label, ending, reader_class, {}, "")
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def test_cases_of_both_folders(folders):
     assert [pair.case for pair in pairs] == ["a", "b", "c"] and not any(left_out.values())
     (folders["predictions"] / "a.nii.gz").unlink()
     (folders["references"] / "c.nii.gz").unlink()
-    with pytest.raises(LDSegError, match="1 cases without prediction: a; 1 cases without reference: c.*--chill"):
+    with pytest.raises(LDSegError, match=r"cases without prediction \(1\): a; without reference \(1\): c.*--chill"):
         find_pairs(folders["predictions"], folders["references"], ".nii.gz")
     pairs, left_out = find_pairs(folders["predictions"], folders["references"], ".nii.gz", chill=True)
     assert [pair.case for pair in pairs] == ["b"]

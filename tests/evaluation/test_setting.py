@@ -20,6 +20,7 @@ def _change(file, **changes):
 
 def test_beside_the_predictions(find, folders):
     setting = find()
+    assert setting.dataset_json == folders["predictions"] / "dataset.json"
     assert setting.groups == {"organ": (1,), "lesion": (2,)}
     assert (setting.ignore_label, setting.file_ending) == (None, ".nii.gz")
     assert setting.reader_class.__name__ == "SimpleITKIO"
