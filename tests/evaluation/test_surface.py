@@ -122,6 +122,17 @@ def test_slabs_change_nothing(shape, voxels, monkeypatch):
     assert slabs.nsd == pytest.approx(whole.nsd, rel=1e-12) and slabs.assd_mm == whole.assd_mm
 
 
+def test_after_a_training_in_the_same_process():
+    """Which makes torch flush subnormal numbers; scipy's tree then runs out of stack."""
+    prediction, truth = blobs(5, (20, 20, 20)), blobs(6, (20, 20, 20))
+    before = surface_metrics(prediction, truth, (1.0, 1.0, 1.0), 1.0)
+    torch.set_flush_denormal(True)
+    try:
+        assert surface_metrics(prediction, truth, (1.0, 1.0, 1.0), 1.0) == before
+    finally:
+        torch.set_flush_denormal(False)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10 ** 6), st.sampled_from([2, 3]))
 def test_symmetric_bounded_and_independent_of_the_room_around(seed, axes):
