@@ -47,6 +47,14 @@ def test_geometry_that_differs(reader, changed, problem, pair, cubes, write_map)
     assert problem_of(pair, setting(reader)).startswith(f"a: {pair.prediction} has another")
 
 
+@pytest.mark.parametrize("reader, usable", [("NibabelIOWithReorient", True), ("SimpleITKIOWithReorient", True),
+                                            ("NibabelIO", False), ("SimpleITKIO", False)])
+def test_files_in_another_orientation(reader, usable, pair, cubes, write_map):
+    """Some of nnU-Net's readers undo it."""
+    write_map(pair.prediction, cubes()[..., ::-1], origin=(11.0, 0.0, 0.0), direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    assert (problem_of(pair, setting(reader)) is None) == usable
+
+
 def test_headers_that_differ_by_rounding(pair, cubes, write_map):
     write_map(pair.prediction, cubes(), spacing=(1.0001, 1.0, 2.0), origin=(0.001, 0, 0),
               direction=(1, 1e-5, 0, -1e-5, 1, 0, 0, 0, 1))
