@@ -94,7 +94,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@given(st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=8))  # torch may flush them
 def test_holm_keeps_the_order(p_values):
     corrected = holm(p_values)
     assert all(p <= c <= 1 and c <= min(1, p * len(p_values)) for p, c in zip(p_values, corrected, strict=True))
