@@ -105,6 +105,7 @@ PARAMETERS = {
     # readers, labels, plans
     "nnunetv2.imageio.reader_writer_registry:determine_reader_writer_from_dataset_json":
         "dataset_json_content example_file verbose",
+    "nnunetv2.imageio.reader_writer_registry:recursive_find_reader_writer_by_name": "rw_class_name",
     "nnunetv2.imageio.base_reader_writer:BaseReaderWriter.read_seg": "seg_fname",
     "nnunetv2.imageio.base_reader_writer:BaseReaderWriter.write_seg": "seg output_fname properties",
     "nnunetv2.utilities.utils:get_filenames_of_train_images_and_targets": "raw_dataset_folder dataset_json",
@@ -151,7 +152,7 @@ MODEL_FILES = ("dataset.json", "dataset_fingerprint.json", "plans.json", "fold_0
                "fold_0/checkpoint_best.pth", "fold_0/progress.png", "fold_0/debug.json",
                "fold_0/validation/summary.json")
 PLANS_KEYS = ("dataset_name", "plans_name", "image_reader_writer", "transpose_forward", "transpose_backward",
-              "configurations", "experiment_planner_used", "label_manager")
+              "configurations", "experiment_planner_used", "label_manager", "original_median_spacing_after_transp")
 CONFIGURATION_KEYS = ("data_identifier", "batch_size", "patch_size", "spacing", "architecture",
                       "preprocessor_name", "batch_dice")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import common, plan_and_preprocess, predict, train
+from ldseg_auto.cli import common, evaluate, plan_and_preprocess, predict, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.export import ExportOptions
@@ -18,7 +18,7 @@ from ldseg_auto.inference.uncertainty import uncertainty_files
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 from ldseg_auto.trainers.splits import make_splits
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "demo", "export", "import_model")
+COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy(command):
             f"from ldseg_auto.cli.{command} import main\n"
             "try:\n    main(['-h'])\n"
             "except SystemExit as ended:\n"
-            "    heavy = {'torch', 'nnunetv2', 'SimpleITK', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+            "    heavy = {'torch', 'nnunetv2', 'SimpleITK', 'scipy', 'matplotlib', 'monai'} & set(sys.modules)\n"
             "    sys.exit(f'imported {heavy}' if heavy else ended.code)\n")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                            cwd=Path(__file__).resolve().parents[2])
@@ -306,6 +306,28 @@ def test_predict_fails_unless_all_is_written(predictors, world, monkeypatch, cap
     monkeypatch.setattr(FakePredictor, "forget", 1)
     assert _predict(world) == 1
     assert "1 of 2 files were not written: a.nii.gz" in capsys.readouterr().err
+
+
+def test_evaluate_passes_its_flags(monkeypatch, capsys):
+    scored, compared = Recorder("scores"), Recorder(("scores", "differences"))
+    monkeypatch.setattr("ldseg_auto.evaluation.evaluate.evaluate_folder", scored)
+    monkeypatch.setattr("ldseg_auto.evaluation.evaluate.compare_folders", compared)
+    for table in ("evaluation_table", "comparison_table"):
+        monkeypatch.setattr(f"ldseg_auto.evaluation.tables.{table}", lambda content: f"table of {content}")
+    assert evaluate.main(["-i", "A", "-r", "R"]) == 0
+    assert (scored.arguments, scored.options) == (("A", "R"), {"chill": False, "progress_bar": True})
+    flags = "-o OUT -djfile D -pfile P --tolerance 2 a=b=1.5 --chill -np 3 --disable_progress_bar"
+    options = {"output_folder": "OUT", "dataset_json": "D", "plans_json": "P",
+               "tolerance_mm": {None: 2.0, "a=b": 1.5}, "chill": True, "num_processes": 3, "progress_bar": False}
+    assert evaluate.main(["-i", "A", "-r", "R", *flags.split()]) == 0
+    assert scored.options == options
+    assert evaluate.main(["-i", "A", "-r", "R", "-d", "4"]) == 0
+    assert scored.options["dataset"] == "4"
+    assert evaluate.main(["-i", "A", "-r", "R", *flags.split(), "--compare", "B"]) == 0
+    assert (compared.arguments, compared.options) == (("A", "B", "R"), options)
+    printed = capsys.readouterr().out
+    assert "table of scores\n\nWritten to A/evaluation\n" in printed
+    assert "table of scores\n\ntable of differences\n\nWritten to OUT\n" in printed
 
 
 def test_colour_images_hold_their_channels_in_one_file(tmp_path):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import demo, plan_and_preprocess, predict, train
+from ldseg_auto.cli import demo, evaluate, plan_and_preprocess, predict, train
 
 PLAN, TRAIN, PREDICT, DEMO = plan_and_preprocess.main, train.main, predict.main, demo.main
+EVALUATE = evaluate.main
 PREDICT_ALL = ["-i", "{images}", "-o", "{out}", "-d", "4"]
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -61,6 +62,11 @@ MISTAKES = {
     "predict: eta": (PREDICT, [*PREDICT_ALL, "--eta", "2"], "eta is 2.0", "0 (no noise added) to 1"),
     "predict: processes": (PREDICT, [*PREDICT_ALL, "-npp", "0"], "0 processes for preprocessing and 3", "0 to both"),
     "predict: steps": (PREDICT, [*PREDICT_ALL, "--steps", "2000"], "2000 steps", "1000 timesteps"),
+    "evaluate: no folder": (EVALUATE, ["-i", "{tmp}/no", "-r", "{images}"], "no does not exist", "-i"),
+    "evaluate: no references": (EVALUATE, ["-i", "{images}", "-r", "{tmp}/no"], "no does not exist", "-r"),
+    "evaluate: same folder": (EVALUATE, ["-i", "{images}", "-r", "{images}"], "same folder", "-i", "-r"),
+    "evaluate: unknown ID": (EVALUATE, ["-i", "{images}", "-r", "{model}", "-d", "77"], "no data set 77",
+                             "Choose one of: Dataset004_Small"),
     "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
 }
 
@@ -163,7 +169,10 @@ def test_model_without_its_description(world, capsys):
 @pytest.mark.parametrize("command, arguments", [
     (PLAN, []), (PLAN, ["-d", "4", "--expl"]), (TRAIN, ["4"]), (TRAIN, ["4", "0", "--epochs", "0"]),
     (TRAIN, ["4", "0", "--max_minutes", "-1"]), (PREDICT, [*PREDICT_ALL, "--samples", "many"]),
-    (PREDICT, [*PREDICT_ALL, "--sample", "3"]), (TRAIN, ["4", "0", "-device", "gpu"])])
+    (PREDICT, [*PREDICT_ALL, "--sample", "3"]), (TRAIN, ["4", "0", "-device", "gpu"]),
+    (EVALUATE, ["-i", "a"]), (EVALUATE, ["-i", "a", "-r", "b", "--tolerance", "0"]),
+    (EVALUATE, ["-i", "a", "-r", "b", "--tolerance", "organ="]), (EVALUATE, ["-i", "a", "-r", "b", "-np", "0"]),
+    (EVALUATE, ["-i", "a", "-r", "b", "-d", "4", "-djfile", "c"])])
 def test_typing_errors_are_not_swallowed(command, arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         command(arguments)
