@@ -66,11 +66,10 @@ class LatentChoice:
 
 
 def candidate_strides(strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Voxels per latent position, per axis, at each stage of the pooling path, finest first; without (1, ..., 1) and
-    those of more than MAX_BLOCK_VOXELS."""
+    """Voxels per latent position, per axis, at each stage of the pooling path, finest first; (1, ..., 1) left out."""
     cumulative = np.cumprod(np.asarray(strides, dtype=int), axis=0)
     found = dict.fromkeys(tuple(int(s) for s in row) for row in cumulative)
-    return [stride for stride in found if 1 < prod(stride) <= MAX_BLOCK_VOXELS]
+    return [stride for stride in found if prod(stride) > 1]
 
 
 def label_coding_ceiling(label_maps: Sequence[np.ndarray], num_classes: int, stride: Sequence[int],

@@ -28,6 +28,7 @@ from ldseg_auto.folders import PREPROCESSED, folder_of, write_text
 from ldseg_auto.planners.evidence import latent_evidence, thin_class_warnings
 from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps, nearest_label
 from ldseg_auto.planners.latent_geometry import (
+    MAX_BLOCK_VOXELS,
     TARGET_MEAN,
     TARGET_WORST,
     LatentCeiling,
@@ -46,7 +47,6 @@ from ldseg_auto.planners.memory import (
 )
 
 NETWORK_CLASS = "ldseg_auto.networks.ldseg_net.LDSegNet"
-MAX_BLOCK_VOXELS = 4096  # coarser latents are not examined
 _PLANNED = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")  # by nnU-Net's planner; others are a user's
 _SPACING_TOLERANCE = 0.15  # relative; within it the search for 3d_lowres shares its evidence
 
@@ -182,12 +182,16 @@ class LatentPlanning(ExperimentPlanner):
         return LDSegConfig.from_arch_kwargs(config.to_arch_kwargs() | {"denoiser_features": widths}), choice
 
     def _choose_latent(self, strides: list[tuple[int, ...]], patch: Any, spacing: tuple[float, ...]) -> LatentChoice:
+        if min(patch) < 1:  # nnU-Net's loop goes on shrinking the patch
+            raise LDSegError(f"Not even the smallest patch fits into {self.UNet_vram_target_GB} GB.",
+                             "Give more memory to -gpu_memory_target.")
         choice = choose_latent(self._candidates(strides, spacing), patch, self.target_mean, self.target_worst,
                                self.latent_min_edge)
         if choice is None:
             raise LDSegError(f"The patch {tuple(int(p) for p in patch)} is too small to be pooled: it has no latent.",
                              "Images need at least 8 voxels along two axes at the target spacing: choose a finer "
-                             "target spacing (-overwrite_target_spacing) or leave these images out.")
+                             "target spacing (-overwrite_target_spacing), leave these images out, or, if they are "
+                             "large, give more memory to -gpu_memory_target.")
         return choice
 
     def _candidates(self, strides: list[tuple[int, ...]], spacing: tuple[float, ...]) -> list[LatentCeiling]:

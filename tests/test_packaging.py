@@ -48,7 +48,7 @@ def test_entry_points_exist(setup_cfg):
     lines = setup_cfg["options.entry_points"]["console_scripts"].strip().splitlines()
     scripts = dict(line.split(" = ") for line in lines)
     assert set(scripts) == {"ldseg_plan_and_preprocess", "ldseg_train", "ldseg_predict", "ldseg_evaluate",
-                            "ldseg_demo", "ldseg_export", "ldseg_import"}
+                            "ldseg_demo", "ldseg_export", "ldseg_import", "ldseg_find_best_configuration"}
     for target in scripts.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))

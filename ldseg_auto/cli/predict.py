@@ -23,7 +23,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-d", dest="dataset", metavar="DATASET", required=True, help="ID or name of the data set")
     common.add_model(parser)
     parser.add_argument("-c", dest="configurations", metavar="CONFIGURATION", nargs="+", default=argparse.SUPPRESS,
-                        help="configuration (default: the trained one; 3d_fullres if there are several); of several "
+                        help="configuration (default: the one chosen by ldseg_find_best_configuration, or else the "
+                             "trained one, 3d_fullres if there are several); of several "
                              "the probabilities are averaged")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", default=argparse.SUPPRESS,
                         help="folds to ensemble (default: those that are trained)")
@@ -41,18 +42,22 @@ def _parser() -> argparse.ArgumentParser:
 def _add_inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-step_size", dest="tile_step_size", metavar="SHARE", type=common.positive_float, default=0.5,
                         help="distance of tiles as a share of the patch, up to 1 (default: %(default)s)")
-    parser.add_argument("--disable_tta", dest="mirroring", action="store_false", help="no mirroring; faster")
+    parser.add_argument("--disable_tta", dest="mirroring", action="store_false", default=argparse.SUPPRESS,
+                        help="no mirroring; faster")
+    parser.add_argument("--plans_defaults", dest="use_choice", action="store_false",
+                        help="the plans' defaults in place of what ldseg_find_best_configuration chose")
     parser.add_argument("--continue_prediction", action="store_true", help="keep what is there already")
     parser.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz and CASE.pkl")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=common.positive_int, default=argparse.SUPPRESS,
-                        help="denoising steps a sample (default: from the plans)")
+                        help="denoising steps a sample (default: the choice, or else the plans')")
     parser.add_argument("--samples", metavar="N", type=common.positive_int, default=argparse.SUPPRESS,
-                        help="samples to average (default: from the plans)")
+                        help="samples to average (default: the choice, or else the plans')")
     parser.add_argument("--eta", metavar="ETA", type=float, default=argparse.SUPPRESS,
-                        help="noise added at each step, 0 (none) to 1 (ancestral) (default: from the plans)")
+                        help="noise added at each step, 0 (none) to 1 (ancestral) (default: the choice, or else the "
+                             "plans')")
     parser.add_argument("--seed", metavar="N", type=common.seed, default=0,
                         help="of the samples' noise (default: %(default)s)")
     parser.add_argument("--uncertainty", action="store_true", help="also write OUT/uncertainty/CASE_entropy")

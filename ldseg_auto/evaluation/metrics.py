@@ -20,6 +20,10 @@ def dice(prediction: np.ndarray, truth: np.ndarray, label: int) -> float:
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction has shape {prediction.shape}, truth {truth.shape}; they must be equal.")
-    predicted, true = prediction == label, truth == label
+    return overlap(prediction == label, truth == label)
+
+
+def overlap(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The same of two masks."""
     total = int(predicted.sum()) + int(true.sum())
     return 1.0 if total == 0 else 2 * int((predicted & true).sum()) / total

@@ -136,6 +136,14 @@ class LDSegPredictor(nnUNetPredictor):
         probabilities, squares, (entropy_of_draws,) = mean.split([network.num_classes, network.num_classes, 1])
         return torch.cat([logits, spread_of(probabilities, squares, entropy_of_draws, entropy_of_models, regions)])
 
+    def predict_case(self, data: torch.Tensor, properties: dict, output_file_truncated: str,
+                     save_probabilities: bool = False) -> None:
+        """A preprocessed case, (C, z, y, x), to its files, in this process."""
+        with self._export():
+            logits = self.predict_logits_from_preprocessed_data(data)
+            self._exporter(logits, properties, self.configuration_manager, self.plans_manager, self.dataset_json,
+                           output_file_truncated, save_probabilities)
+
     @property
     def _wants_spread(self) -> bool:
         return self.export.maps or self.export.spread
@@ -202,8 +210,8 @@ class LDSegPredictor(nnUNetPredictor):
                               for i, axes in views])
         per_batch = self._images_per_batch()
         condition = torch.cat([network.encode_image(part.to(self.device)) for part in images.split(per_batch)])
-        samples = network.config.sampler_samples if self.samples is None else self.samples
-        draws = [(view, sample) for sample in range(samples) for view in range(len(views))]
+        samples = self._sample_numbers(network)
+        draws = [(view, sample) for sample in samples for view in range(len(views))]
         channels = 2 * network.num_classes + 1 if self._wants_spread else network.num_classes
         mean = torch.zeros((len(group), channels, *group[0].size), device=self.device)
         for batch in _batches(draws, _LATENTS_PER_IMAGE * per_batch):
@@ -220,7 +228,11 @@ class LDSegPredictor(nnUNetPredictor):
                         entropy = torch_entropy(upright, network.config.output == "sigmoid")
                         upright = torch.cat([upright, upright ** 2, entropy[None]])
                     mean[i] += upright
-        return mean / (samples * len(self._mirrors()))
+        return mean / (len(samples) * len(self._mirrors()))
+
+    def _sample_numbers(self, network: LDSegNet) -> range:
+        """Which samples are drawn: sample k is the same whatever the others."""
+        return range(network.config.sampler_samples if self.samples is None else self.samples)
 
     def _sample(self, network: LDSegNet, condition: torch.Tensor, draws: list[tuple[int, int]],
                 views: list[tuple[int, tuple[int, ...]]], group: list[Tile], fold: int | str) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ldseg_auto.folders import (
     Fold,
     find_dataset,
     find_model,
+    folder_of,
     parse_folds,
     read_json,
     require_environment,
@@ -24,17 +25,18 @@ from ldseg_auto.folders import (
     trained_folds,
 )
 from ldseg_auto.headers import channels_in
+from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
 
 
 def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configurations: Sequence[str] | None = None,
                    trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
                    folds: Sequence[str | int] | None = None, checkpoint_name: str = DEFAULT_CHECKPOINT,
-                   device: str | None = None, tile_step_size: float = 0.5, mirroring: bool = True,
+                   device: str | None = None, tile_step_size: float = 0.5, mirroring: bool | None = None,
                    continue_prediction: bool = False, save_probabilities: bool = False,
                    num_processes_preprocessing: int = 3, num_processes_export: int = 3, num_parts: int = 1,
                    part_id: int = 0, steps: int | None = None, samples: int | None = None, eta: float | None = None,
-                   seed: int = 0, uncertainty: bool = False, progress_bar: bool = True,
+                   seed: int = 0, uncertainty: bool = False, use_choice: bool = True, progress_bar: bool = True,
                    verbose: bool = False) -> list[Path]:
     """Segment every case of a folder (or one part of them) with the trained folds of a model, or of several.
 
@@ -42,14 +44,17 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         input_folder: holds CASE_0000.ENDING, ... with the ending of the training data.
         output_folder: gets CASE.ENDING; with `uncertainty` also uncertainty/CASE_entropy.
         dataset: name or ID of the data set the model was trained on.
-        configurations: of several the probabilities are averaged; None takes the one that is trained, 3d_fullres if
-            there are several.
+        configurations: of several the probabilities are averaged; None takes those that were chosen by
+            ldseg_find_best_configuration, or else the one that is trained, 3d_fullres if there are several.
         folds: of each model; None takes those that are trained.
         device: "cuda", "cpu" or "mps"; None takes the GPU if there is one.
         tile_step_size: distance of tiles as a share of the patch, above 0 up to 1.
-        steps, samples, eta: of the sampler; None takes the plans' default.
+        steps, samples, eta, mirroring: of the sampler; None takes what was chosen, or else the plans' default with
+            mirroring.
         num_processes_preprocessing, num_processes_export: 0 for both works in this process alone.
         seed: of the samples' noise.
+        uncertainty: write maps and figures below uncertainty/.
+        use_choice: use what ldseg_find_best_configuration chose.
 
     Returns:
         The segmentation of every case of this part.
@@ -63,7 +68,12 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     _require_seed(seed)
     _require_processes(num_processes_preprocessing, num_processes_export)
     require_environment(RESULTS)
-    models = _find_models(find_dataset(dataset), trainer_name, plans_name, configurations, folds, checkpoint_name)
+    dataset = find_dataset(dataset)
+    best = load_best(folder_of(RESULTS) / dataset, trainer_name, plans_name) if use_choice else None
+    if configurations is None and best is not None:
+        configurations = best.configurations
+        print(f"Configurations chosen by ldseg_find_best_configuration: {' and '.join(configurations)}")
+    models = _find_models(dataset, trainer_name, plans_name, configurations, folds, checkpoint_name)
     first = next(iter(models))
     description, plans = read_json(first / "dataset.json"), read_json(first / "plans.json")
     for model in models:
@@ -76,17 +86,20 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     files = {case: _files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
              if not (continue_prediction and all(file.is_file() for file in files[case]))}
-    options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "use_mirroring": mirroring,
-               "device": select_device(device), "verbose": verbose, "verbose_preprocessing": verbose,
-               "allow_tqdm": progress_bar, "samples": samples, "steps": steps, "eta": eta, "seed": seed}
+    options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
+               "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed}
+    asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}
+    samplers = {model: _sampler(model, asked, use_choice) for model in models}
+    finish = _finish(models, best, use_choice)
+    export = ExportOptions(maps=uncertainty, **vars(finish))
     processes = (num_processes_preprocessing, num_processes_export)
     if to_do and len(models) == 1:
         _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
-                       {**options, "export": ExportOptions(maps=uncertainty)})
+                       {**options, **samplers[first], "export": export})
     elif to_do:
-        members = _predict_members(to_do, out / f"members_{part_id}", models, continue_prediction, processes,
+        members = _predict_members(to_do, out / f"members_{part_id}", models, samplers, continue_prediction, processes,
                                    {**options, "export": ExportOptions(spread=uncertainty)})
-        average_members(members, list(to_do), out, save_probabilities, ExportOptions(maps=uncertainty), progress_bar)
+        average_members(members, list(to_do), out, save_probabilities, export, progress_bar)
     _require_written([file for case in mine for file in files[case]])
     return [files[case][0] for case in mine]
 
@@ -103,19 +116,39 @@ def _find_models(dataset: str, trainer_name: str, plans_name: str, configuration
     return models
 
 
-def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Path, list[Fold]], keep: bool,
-                     processes: tuple[int, int], options: dict[str, Any]) -> list[Path]:
+def _sampler(model: Path, asked: dict[str, Any], use_choice: bool) -> dict[str, Any]:
+    """How a model is sampled: as asked, where nothing is asked as it was chosen, or else by default."""
+    choice = load_choice(model) if use_choice else None
+    chosen: dict[str, Any] = {"use_mirroring": True}
+    if choice is not None:
+        chosen = {"use_mirroring": choice.sampler.mirroring, "samples": choice.sampler.samples,
+                  "steps": choice.sampler.steps, "eta": choice.sampler.eta}
+        print(f"Sampler chosen by ldseg_find_best_configuration for {model.name}: {choice.sampler}")
+    return {name: chosen.get(name) if value is None else value for name, value in asked.items()}
+
+
+def _finish(models: dict[Path, list[Fold]], best: Best | None, use_choice: bool) -> Finish:
+    """What was fitted to the predictions of just these configurations."""
+    if best is not None and {model.name.split("__")[-1] for model in models} == set(best.configurations):
+        return best.finish
+    model, *others = models
+    choice = load_choice(model) if use_choice and not others else None
+    return Finish() if choice is None else choice.finish
+
+
+def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Path, list[Fold]],
+                     samplers: dict[Path, dict[str, Any]], keep: bool, processes: tuple[int, int],
+                     options: dict[str, Any]) -> list[Path]:
     """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`."""
-    sampler = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "use_mirroring", "samples",
-                                                "steps", "eta", "seed")}
+    same = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "seed")}
     source = next(iter(cases.values()))[0].resolve().parent
     spread = options["export"].spread
-    open_parts(folder, keep, {**sampler, "spread": spread, "images": source,
-                              "models": {str(model): folds for model, folds in models.items()}})
+    open_parts(folder, keep, {**same, "spread": spread, "images": source,
+                              "models": {str(model): (folds, samplers[model]) for model, folds in models.items()}})
     for model, folds in models.items():
         missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case, spread)}
         if missing:
-            _predict_cases(missing, folder / model.name, model, folds, True, processes, options)
+            _predict_cases(missing, folder / model.name, model, folds, True, processes, {**options, **samplers[model]})
     return [folder / model.name for model in models]
 
 

@@ -18,7 +18,8 @@ from ldseg_auto.inference.uncertainty import uncertainty_files
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 from ldseg_auto.trainers.splits import make_splits
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model")
+COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model",
+            "find_best_configuration")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -57,7 +57,8 @@ def latent(plans, configuration="3d_fullres"):
     return plans["configurations"][configuration]["ldseg"]["latent"]
 
 
-@pytest.mark.parametrize("name", ARCHETYPES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "huge" else name
+                                  for name in ARCHETYPES])
 def test_planned_in_seconds(name, plan):
     plans, seconds, _ = plan(ARCHETYPES[name])
     assert seconds < _SECONDS.get(name, 30)
@@ -120,6 +121,7 @@ def test_tiny_volumes_keep_a_grid_and_need_no_low_resolution(plan):
     assert list(plans["configurations"]["3d_fullres"]["patch_size"]) == [40, 56, 40]
 
 
+@pytest.mark.slow
 def test_very_large_volumes_are_planned_from_samples(plan):
     plans, _, planner = plan(HUGE)
     assert "3d_lowres" in plans["configurations"]

@@ -49,7 +49,6 @@ def _half_planes(maps: int = 6) -> list[np.ndarray]:
     ([(1, 1, 1), (1, 2, 2), (2, 2, 2)], [(1, 2, 2), (2, 4, 4)]),
     ([(1, 1), (2, 2), (1, 1), (2, 1)], [(2, 2), (4, 2)]),
     ([(1, 1)], []),
-    ([(1, 1, 1), (8, 8, 8), (1, 2, 2)], [(8, 8, 8)]),  # larger blocks are not learned
 ])
 def test_candidates_follow_the_pooling_path(strides, expected):
     assert candidate_strides(strides) == expected

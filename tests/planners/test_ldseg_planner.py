@@ -290,10 +290,16 @@ def test_sparse_annotation_is_planned(nnunet_folders):
 
 def test_large_pictures_stay_within_the_memory(nnunet_folders):
     """In 2D the smallest batch, not the reference's, must fit."""
-    _write_dataset(nnunet_folders, shape=(2, 384, 384), spacing_zyx=(10.0, 1.0, 1.0))
-    plan = _plan(gpu_memory_target_in_gb=0.6)["configurations"]["2d"]
-    assert plan["batch_size"] >= 2 and plan["ldseg"]["memory"]["estimate_gb"] <= 0.6
+    _write_dataset(nnunet_folders, shape=(8, 384, 384), spacing_zyx=(10.0, 1.0, 1.0))
+    plan = _plan(gpu_memory_target_in_gb=0.9)["configurations"]["2d"]
+    assert plan["batch_size"] >= 2 and plan["ldseg"]["memory"]["estimate_gb"] <= 0.9
     assert prod(plan["patch_size"]) < 384 * 384
+
+
+def test_too_little_memory_is_refused(nnunet_folders):
+    _write_dataset(nnunet_folders, shape=(2, 384, 384), spacing_zyx=(10.0, 1.0, 1.0))
+    with pytest.raises(LDSegError, match=r"fits into 0.6 GB.*-gpu_memory_target"):
+        _plan(gpu_memory_target_in_gb=0.6)
 
 
 def test_very_coarse_latents_are_not_examined(nnunet_folders, monkeypatch):

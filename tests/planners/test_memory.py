@@ -134,8 +134,9 @@ def test_parameters_are_those_of_the_network(dim, changes):
 
 
 # patch, latent stage, channels, heads, batch size, encoder; test_archetypes.py and benchmarks/memory.py have more
-PLANS = [((64, 64, 64), 2, 16, 2, 4, "plain"), ((64, 64, 64), 2, 32, 20, 3, "plain"),
-         ((80, 96, 80), 2, 8, 3, 2, "residual"), ((256, 192), 2, 32, 21, 16, "plain")]
+PLANS = [((64, 64, 64), 2, 16, 2, 4, "plain"), ((256, 192), 2, 32, 21, 16, "plain"),
+         *(pytest.param(*plan, marks=pytest.mark.slow) for plan in (
+             ((64, 64, 64), 2, 32, 20, 3, "plain"), ((80, 96, 80), 2, 8, 3, 2, "residual")))]
 
 
 @pytest.mark.parametrize("patch, stage, channels, heads, batch_size, encoder", PLANS)

@@ -39,7 +39,7 @@ def _predictions(images: Path, out: Path, configuration: str) -> dict[str, bytes
     return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+@pytest.mark.parametrize("configuration", ["3d_fullres", pytest.param("2d", marks=pytest.mark.slow)])
 def test_predictions_are_the_same_files(configuration, in_small_world, model_zip, tmp_path, monkeypatch):
     images = in_small_world["images"]
     before = _predictions(images, tmp_path / "before", configuration)

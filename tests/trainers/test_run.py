@@ -14,6 +14,6 @@ def test_a_new_training_sets_the_old_checkpoints_aside_and_a_finished_one_is_onl
     first = (fold / "checkpoint_final.pth").read_bytes()
     train(continue_training=True, max_minutes=60.0)
     assert (fold / "checkpoint_final.pth").read_bytes() == first
-    train(epochs=1)
+    train(epochs=1, restart=True)
     assert (fold / "previous_checkpoint_final.pth").read_bytes() == first
     assert (fold / "checkpoint_final.pth").read_bytes() != first

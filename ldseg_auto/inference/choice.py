@@ -1,0 +1,159 @@
+"""What `ldseg_find_best_configuration` chose, in `ldseg_inference.json`: read by `ldseg_predict`, sent with a model.
+
+Pure: no nnU-Net import. A model's folder holds the choice for that configuration alone; the data set's results folder
+names the configuration, or the pair of them, that is best, with what is done to the mean of the pair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.folders import read_json, write_text
+
+FILE_NAME = "ldseg_inference.json"
+FORMAT = 1
+Structure = int | tuple[int, ...]  # a label, or the labels of a region
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a model is sampled."""
+
+    samples: int
+    steps: int
+    eta: float
+    mirroring: bool
+
+    def __post_init__(self) -> None:
+        if not (_is(int, self.samples) and self.samples >= 1 and _is(int, self.steps) and self.steps >= 1
+                and _is((int, float), self.eta) and 0 <= self.eta <= 1 and isinstance(self.mirroring, bool)):
+            raise ValueError(f"not a sampler: {asdict(self)}")
+
+    def __str__(self) -> str:
+        mirrors = "mirroring" if self.mirroring else "no mirroring"
+        return f"{self.samples} x {self.steps} (samples x steps), eta {self.eta:g}, {mirrors}"
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is done to mean probabilities and to their segmentation; see `inference.export.ExportOptions`."""
+
+    temperature: float = 1.0
+    largest_component: tuple[Structure, ...] = ()
+    interval_scales: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = [self.temperature, *self.interval_scales]
+        labels = [label for structure in self.largest_component
+                  for label in (structure if isinstance(structure, tuple) else (structure,))]
+        if not (all(_is((int, float), value) and value > 0 for value in numbers)
+                and all(_is(int, label) and label > 0 for label in labels)):
+            raise ValueError(f"not a way to finish a prediction: {asdict(self)}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one configuration is predicted."""
+
+    sampler: Sampler
+    finish: Finish
+
+
+@dataclass(frozen=True)
+class Best:
+    """Which configurations are predicted and averaged, and what is done to their mean."""
+
+    configurations: tuple[str, ...]
+    finish: Finish
+
+
+def load_choice(model: Path) -> Choice | None:
+    """A model's choice; None where none was made.
+
+    Raises:
+        LDSegError: the file is damaged or of a newer version.
+    """
+    content = _read(model / FILE_NAME)
+    if content is None:
+        return None
+    with _Damaged(model / FILE_NAME):
+        return Choice(Sampler(**_known(Sampler, content["sampler"])), _finish(content["finish"]))
+
+
+def load_best(results: Path, trainer_name: str, plans_name: str) -> Best | None:
+    """The best of a data set's configurations, of this trainer and these plans; None where none was chosen.
+
+    Raises:
+        LDSegError: the file is damaged or of a newer version.
+    """
+    content = _read(results / FILE_NAME)
+    entry = None if content is None else content.get(f"{trainer_name}__{plans_name}")
+    if entry is None:
+        return None
+    with _Damaged(results / FILE_NAME):
+        configurations = tuple(entry["configurations"])
+        if not configurations or not all(isinstance(name, str) for name in configurations):
+            raise ValueError(f"not configurations: {configurations}")
+        return Best(configurations, _finish(entry["finish"]))
+
+
+def save_choice(model: Path, choice: Choice, evidence: Mapping[str, Any]) -> None:
+    """Write a model's choice with the figures that led to it."""
+    content = {"ldseg_inference_format": FORMAT, **asdict(choice), "evidence": evidence}
+    write_text(model / FILE_NAME, json.dumps(content, indent=2))
+
+
+def save_best(results: Path, trainer_name: str, plans_name: str, best: Best, evidence: Mapping[str, Any]) -> None:
+    """Write the best configurations beside those of other trainers and plans."""
+    content = _read(results / FILE_NAME) or {}
+    content |= {"ldseg_inference_format": FORMAT,
+                f"{trainer_name}__{plans_name}": {**asdict(best), "evidence": evidence}}
+    write_text(results / FILE_NAME, json.dumps(content, indent=2))
+
+
+class _Damaged:
+    """What goes wrong inside is the file's fault."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError)):
+            raise LDSegError(f"{self.file} is damaged ({type(error).__name__}: {error}).",
+                             "Choose again: ldseg_find_best_configuration DATASET; or remove the file.") from error
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    number = content.get("ldseg_inference_format") if isinstance(content, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool) or number > FORMAT:
+        raise LDSegError(f"{file} has format {number}, this version reads up to {FORMAT}.",
+                         "Install a newer ldseg_auto, or remove the file and choose again.")
+    return content
+
+
+def _finish(content: Mapping[str, Any]) -> Finish:
+    values = _known(Finish, content)
+    structures = tuple(tuple(s) if isinstance(s, list) else s for s in values["largest_component"])
+    return Finish(values["temperature"], structures, tuple(values["interval_scales"]))
+
+
+def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    names: Sequence[str] = [f.name for f in fields(kind)]
+    if set(content) != set(names):
+        raise ValueError(f"keys {sorted(content)}, expected {sorted(names)}")
+    return dict(content)
+
+
+def _is(kind: type | tuple[type, ...], value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

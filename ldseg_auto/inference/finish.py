@@ -1,0 +1,218 @@
+"""What is fitted to predictions of cross-validation cases: temperature, removal of components, intervals of volumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldseg_auto.evaluation.calibration import (
+    adaptive_calibration_error,
+    area_under_risk_coverage,
+    confidence_and_correct,
+    error_detection_auroc,
+    expected_calibration_error,
+    fit_temperature,
+    foreground_box,
+    interval_scale,
+    reliability_bins,
+)
+from ldseg_auto.evaluation.metrics import overlap
+from ldseg_auto.folders import PREPROCESSED, folder_of
+from ldseg_auto.inference.choice import Finish, Structure
+from ldseg_auto.inference.export import at_temperature, keep_largest_components
+from ldseg_auto.inference.uncertainty import FOLDER, class_names
+
+_VOXELS_PER_CASE = 20_000  # drawn for the temperature and for the quality of confidences
+_BINS = 15
+_HALVES = 20  # random halves, one to fit and one to measure coverage
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prediction with its truth, in the image's geometry.
+
+    Args:
+        probabilities: (K, z, y, x).
+        segmentation, truth: (z, y, x).
+        voxel_ml: volume of a voxel.
+        figures: what `uncertainty.case_figures` found, by class; empty where it was not written.
+    """
+
+    name: str
+    probabilities: np.ndarray
+    segmentation: np.ndarray
+    truth: np.ndarray
+    voxel_ml: float
+    figures: dict[str, Any]
+
+
+class Cases:
+    """Predictions of cross-validation cases, read one by one.
+
+    Args:
+        folder: with CASE.npz, CASE.ENDING and uncertainty/CASE.json of each.
+        names: of the cases.
+        model: a folder with the plans.json and dataset.json they were predicted with.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], model: Path):
+        from batchgenerators.utilities.file_and_folder_operations import load_json
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        plans, description = PlansManager(str(model / "plans.json")), load_json(str(model / "dataset.json"))
+        self.labels = plans.get_label_manager(description)
+        self._reader, self._ending = plans.image_reader_writer_class(), description["file_ending"]
+        self._truth = folder_of(PREPROCESSED) / plans.dataset_name / "gt_segmentations"
+        self._folder, self.names, self.classes = folder, names, class_names(description)
+        self.structures: list[Structure] = list(
+            self.labels.foreground_regions if self.labels.has_regions else self.labels.foreground_labels)
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self.read(self._folder / name) for name in self.names)
+
+    def read(self, prediction: Path) -> Case:
+        """One case; its files are `prediction` with their endings."""
+        segmentation, _ = self._reader.read_seg(f"{prediction}{self._ending}")
+        truth, properties = self._reader.read_seg(str(self._truth / f"{prediction.name}{self._ending}"))
+        with np.load(f"{prediction}.npz") as stored:
+            probabilities = stored["probabilities"].astype(np.float32)
+        file = prediction.parent / FOLDER / f"{prediction.name}.json"
+        figures = json.loads(file.read_text())["classes"] if file.is_file() else {}
+        return Case(prediction.name, probabilities, segmentation[0], truth[0],
+                    float(np.prod(properties["spacing"])) / 1000, figures)
+
+    def dice(self, segmentation: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Of each class or region; NaN where neither holds it."""
+        known = truth != self.labels.ignore_label
+        found = []
+        for structure in self.structures:
+            predicted, true = np.isin(segmentation, structure) & known, np.isin(truth, structure) & known
+            found.append(overlap(predicted, true) if predicted.any() or true.any() else np.nan)
+        return np.array(found)
+
+
+def mean_dice(members: Sequence[Path], model: Path, name: str) -> float:
+    """Over the classes that occur, of the mean of several predictions of one case."""
+    cases = Cases(members[0].parent, [name], model)
+    parts = [cases.read(member) for member in members]
+    mean = np.mean([part.probabilities for part in parts], axis=0)
+    dice = cases.dice(np.asarray(cases.labels.convert_probabilities_to_segmentation(mean)), parts[0].truth)
+    return float(np.nanmean(dice)) if not np.isnan(dice).all() else float("nan")
+
+
+def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[str, Any]]:
+    """Fit temperature, removal of components and intervals to predictions of cases that the models did not see.
+
+    Components of a class are removed where that raises its mean Dice over all cases.
+
+    Args:
+        folder, names, model: see Cases.
+
+    Returns:
+        what to do to predictions; and how good they are: Dice as predicted and with components removed, calibration
+        before and after the temperature, coverage of the intervals on cases they were not fitted to.
+    """
+    cases = Cases(folder, names, model)
+    regions = [tuple(np.atleast_1d(s)) for s in cases.structures] if cases.labels.has_regions else None
+    logs, labels = [], []
+    dice, cleaned, volumes = [], [], []
+    for case in cases:
+        drawn = _draw(case, cases.labels.ignore_label)
+        log_odds, truth = _classes_of(case, drawn, regions)
+        logs.append(log_odds)
+        labels.append(truth)
+        dice.append(cases.dice(case.segmentation, case.truth))
+        cleaned.append(np.array([cases.dice(keep_largest_components(case.segmentation, (structure,)), case.truth)[index]
+                                 for index, structure in enumerate(cases.structures)]))
+        volumes.append([[case.figures[name]["volume_ml"], case.figures[name]["deviation_ml"],
+                         float(np.isin(case.truth, structure).sum()) * case.voxel_ml]
+                        for name, structure in zip(cases.classes, cases.structures, strict=True)])
+    temperature = fit_temperature(np.concatenate(logs), np.concatenate(labels)) if sum(map(len, logs)) else 1.0
+    gain = np.nanmean(np.nan_to_num(cleaned) - np.nan_to_num(dice), axis=0)
+    largest = tuple(s for s, g in zip(cases.structures, gain, strict=True) if g > 0)
+    volume, unit, true = np.moveaxis(np.array(volumes), -1, 0)  # each (cases, classes)
+    scales = [interval_scale(volume[:, k] - true[:, k], unit[:, k]) for k in range(volume.shape[1])]
+    known_scales = tuple(scale for scale in scales if scale is not None)
+    finish = Finish(temperature, largest, known_scales if len(known_scales) == len(scales) else ())
+    return finish, {
+        "cases": len(names), "dice": float(np.nanmean(dice)),
+        "dice_per_class": dict(zip(cases.classes, np.nanmean(dice, axis=0).tolist(), strict=True)),
+        "gain_of_largest_component": dict(zip(cases.classes, gain.tolist(), strict=True)),
+        "calibration": {name: quality(cases, t) for name, t in (("as predicted", 1.0), ("recalibrated", temperature))},
+        "coverage_of_90": dict(zip(cases.classes, [coverage_on_others(volume[:, k] - true[:, k], unit[:, k])
+                                                   for k in range(volume.shape[1])], strict=True))}
+
+
+def quality(cases: Cases, temperature: float) -> dict[str, float]:
+    """How far the probabilities of these cases can be trusted, at a temperature.
+
+    Returns:
+        expected and adaptive calibration error and AUROC of entropy for wrong voxels, over the boxes around the
+        foreground; correlation of expected with true Dice and area under the risk-coverage curve, over the cases.
+    """
+    regions = [tuple(np.atleast_1d(s)) for s in cases.structures] if cases.labels.has_regions else None
+    bins, sure, right, pairs = np.zeros((3, _BINS)), [], [], []
+    for case in cases:
+        probabilities = at_temperature(case.probabilities, temperature, cases.labels.has_regions)
+        confidence, correct = confidence_and_correct(probabilities, case.truth, case.segmentation, regions,
+                                                     cases.labels.ignore_label)
+        bins += reliability_bins(confidence, correct, _BINS)
+        chosen = np.random.default_rng(0).permutation(len(confidence))[:_VOXELS_PER_CASE]
+        sure.append(confidence[chosen])
+        right.append(correct[chosen])
+        true = cases.dice(case.segmentation, case.truth)
+        first = 0 if cases.labels.has_regions else 1
+        for probability, structure, value in zip(probabilities[first:], cases.structures, true, strict=True):
+            mask = np.isin(case.segmentation, structure)
+            total = float(probability.sum() + mask.sum())
+            if not np.isnan(value) and total > 0:
+                pairs.append((2 * float(probability[mask].sum()) / total, value))
+    confidence, correct = np.concatenate(sure), np.concatenate(right)
+    expected, true = np.array(pairs).T if pairs else np.zeros((2, 0))
+    varied = len(expected) > 1 and expected.std() > 0 and true.std() > 0
+    return {"expected_calibration_error": expected_calibration_error(bins),
+            "adaptive_calibration_error": adaptive_calibration_error(confidence, correct),
+            "error_detection_auroc": error_detection_auroc(-confidence, ~correct),
+            "correlation_of_expected_dice": float(np.corrcoef(expected, true)[0, 1]) if varied else float("nan"),
+            "area_under_risk_coverage": area_under_risk_coverage(expected, 1 - true) if len(true) else float("nan")}
+
+
+def coverage_on_others(errors: np.ndarray, units: np.ndarray) -> float | None:
+    """Share of cases whose interval holds the truth, where it is fitted to one random half and counted on the other;
+    mean over twenty splits. None where half of the cases is too few to fit."""
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(_HALVES):
+        order = rng.permutation(len(errors))
+        fitted, others = np.array_split(order, 2)
+        scale = interval_scale(errors[fitted], units[fitted])
+        if scale is not None and len(others):
+            shares.append((np.abs(errors[others]) <= scale * units[others]).mean())
+    return float(np.mean(shares)) if shares else None
+
+
+def _draw(case: Case, ignore_label: int | None) -> np.ndarray:
+    """Flat indices of voxels around the foreground, at most _VOXELS_PER_CASE, at random."""
+    known = case.truth != ignore_label
+    box = foreground_box(((case.truth > 0) & known) | (case.segmentation > 0))
+    if box is None:
+        return np.zeros(0, np.intp)
+    inside = np.zeros(case.truth.shape, bool)
+    inside[box] = known[box]
+    places = np.flatnonzero(inside)
+    return np.random.default_rng(0).permutation(places)[:_VOXELS_PER_CASE]
+
+
+def _classes_of(case: Case, drawn: np.ndarray,
+                regions: Sequence[tuple[int, ...]] | None) -> tuple[np.ndarray, np.ndarray]:
+    """(n, K) log probabilities and (n,) the true index; of regions each voxel counts once for each, K = 2."""
+    probabilities = np.clip(case.probabilities.reshape(len(case.probabilities), -1)[:, drawn], 1e-6, 1)
+    truth = case.truth.ravel()[drawn]
+    if regions is None:
+        return np.log(probabilities).T, truth
+    pairs = np.clip(np.stack([1 - probabilities, probabilities], axis=-1), 1e-6, 1).reshape(-1, 2)
+    return np.log(pairs), np.concatenate([np.isin(truth, region) for region in regions])
