@@ -1,0 +1,169 @@
+"""The choice of sampler and configuration: its rules, and once on the tiny models."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from ldseg_auto.cli import find_best_configuration, predict
+from ldseg_auto.errors import LDSegError
+from ldseg_auto.inference import find_best, search
+from ldseg_auto.inference.choice import Best, Choice, Finish, Sampler, load_best, load_choice, save_best, save_choice
+from ldseg_auto.inference.finish import coverage_on_others
+from ldseg_auto.inference.search import Measured, choose, select_cases
+
+
+def measured(seconds, dice, samples=1):
+    zeros = np.zeros(len(dice))
+    return Measured(Sampler(samples, 1, 0.0, False), zeros + seconds, np.array(dice), zeros, zeros)
+
+
+def test_the_quickest_of_those_as_good_as_the_best():
+    rng = np.random.default_rng(0)
+    cases = rng.uniform(0.5, 0.9, 40)  # cases differ far more than samplers
+    best = measured(9, cases + 0.01, 20)
+    nearly = measured(2, cases + 0.01 + rng.normal(-0.0001, 0.005, 40), 5)
+    worse = measured(1, cases, 1)
+    assert choose([worse, nearly, best]) is nearly
+    assert choose([worse, best]) is best, "a difference that all cases show counts, however small"
+    assert choose([measured(3, [np.nan, 0.5]), measured(1, [np.nan, 0.5])]).seconds[0] == 1
+    assert choose([measured(3, [0.9]), measured(1, [0.5])]).seconds[0] == 3
+
+
+def test_cases_of_the_search_are_spread_over_folds_and_sizes():
+    folds = {0: [f"a{n}" for n in range(10)], 1: [f"b{n}" for n in range(3)]}
+    size = {case: int(case[1:]) for cases in folds.values() for case in cases}
+    assert select_cases(folds, size, 6) == {0: ["a0", "a4", "a9"], 1: ["b0", "b1", "b2"]}
+    assert select_cases(folds, size, 40) == folds
+    assert select_cases(folds, size, 1) == {0: ["a0"], 1: []}
+
+
+CHOICE = Choice(Sampler(5, 2, 0.0, False), Finish(1.25, (1, (1, 2)), (2.0, 3.5)))
+
+
+def test_a_choice_is_read_as_it_was_written(tmp_path):
+    assert load_choice(tmp_path) is None and load_best(tmp_path, "T", "P") is None
+    save_choice(tmp_path, CHOICE, {"search": []})
+    assert load_choice(tmp_path) == CHOICE
+    results = tmp_path / "results"
+    results.mkdir()
+    save_best(results, "T", "P", Best(("2d", "3d_fullres"), CHOICE.finish), {})
+    save_best(results, "Other", "P", Best(("2d",), Finish()), {})
+    assert load_best(results, "T", "P") == Best(("2d", "3d_fullres"), CHOICE.finish)
+    assert load_best(results, "Other", "P") == Best(("2d",), Finish())
+    assert load_best(results, "T", "Q") is None
+
+
+@pytest.mark.parametrize("edit, message", [
+    (lambda c: c.update(ldseg_inference_format=99), "format 99"),
+    (lambda c: c.pop("ldseg_inference_format"), "format None"),
+    (lambda c: c["sampler"].update(samples=0), "damaged"),
+    (lambda c: c["sampler"].update(steps="2"), "damaged"),
+    (lambda c: c["sampler"].update(eta=1.5), "damaged"),
+    (lambda c: c["sampler"].update(mirroring=1), "damaged"),
+    (lambda c: c["sampler"].update(more=1), "damaged"),
+    (lambda c: c.pop("sampler"), "damaged"),
+    (lambda c: c["finish"].update(temperature=0), "damaged"),
+    (lambda c: c["finish"].update(largest_component=["liver"]), "damaged"),
+    (lambda c: c["finish"].update(interval_scales=[-1.0]), "damaged"),
+    (lambda c: c.update(finish=[]), "damaged"),
+])
+def test_a_choice_that_cannot_be_used(tmp_path, edit, message):
+    save_choice(tmp_path, CHOICE, {})
+    content = json.loads((tmp_path / "ldseg_inference.json").read_text())
+    edit(content)
+    (tmp_path / "ldseg_inference.json").write_text(json.dumps(content))
+    with pytest.raises(LDSegError, match=message):
+        load_choice(tmp_path)
+
+
+def test_coverage_is_counted_on_cases_that_were_not_fitted():
+    rng = np.random.default_rng(0)
+    units = rng.uniform(1, 5, 400)
+    assert coverage_on_others(rng.normal(0, 1, 400) * units, units) == pytest.approx(0.9, abs=0.03)
+    assert coverage_on_others(np.ones(10), np.ones(10)) is None
+
+
+@pytest.fixture
+def world(small_world, tmp_path, monkeypatch):
+    """A copy of the small world, and few samplers to search."""
+    root = small_world["nnUNet_raw"].parent
+    shutil.copytree(root, tmp_path / "world")
+    world = {name: tmp_path / "world" / path.relative_to(root) for name, path in small_world.items()}
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(world[variable]))
+    monkeypatch.setattr(search, "STEPS", (1, 2))
+    monkeypatch.setattr(search, "SAMPLES", (1, 3))
+    monkeypatch.setattr(search, "_FIRST_SAMPLES", (1,))
+    return world
+
+
+def read(file):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def test_one_configuration(world, tmp_path, capsys):
+    assert find_best_configuration.main(["7", "-c", "3d_fullres", "-device", "cpu", "--disable_progress_bar"]) == 0
+    content = json.loads((world["model"] / "ldseg_inference.json").read_text())
+    rows = content["evidence"]["search"]
+    assert sum(row["chosen"] for row in rows) == 1 and {row["cases"] for row in rows} == {2}
+    assert {(row["steps"], row["eta"]) for row in rows} == {(1, 0.0), (2, 0.0), (2, 1.0)}
+    assert {(row["samples"], row["mirroring"]) for row in rows} == {(1, False), (1, True), (3, False), (3, True)}
+    confirmed = content["evidence"]["confirmed"]
+    assert confirmed["cases"] == 2 and set(confirmed["dice_per_class"]) == {"shell", "core"}
+    chosen = world["nnUNet_results"] / "Dataset007_Small" / "crossval_chosen_LDSegTrainer__LDSegPlans"
+    assert len(list(chosen.glob("*.nii.gz"))) == 2 and not list(chosen.glob("*.npz"))
+    assert "3d_fullres" in (world["nnUNet_results"] / "Dataset007_Small" / "ldseg_inference.html").read_text()
+
+    def run(name, *flags):
+        assert predict.main(["-i", str(world["images"]), "-o", str(tmp_path / name), "-d", "7", "-device", "cpu",
+                             "-npp", "0", "-nps", "0", "--disable_progress_bar", "--save_probabilities", *flags]) == 0
+        return np.load(tmp_path / name / "case_10.npz")["probabilities"], capsys.readouterr().out
+    sampler = load_choice(world["model"]).sampler
+    probabilities, printed = run("default")
+    assert f"Sampler chosen by ldseg_find_best_configuration for {world['model'].name}: {sampler}" in printed
+    flags = ["-c", "3d_fullres", "--samples", str(sampler.samples), "--steps", str(sampler.steps), "--eta",
+             str(sampler.eta), *(["--disable_tta"] * (not sampler.mirroring)), "--plans_defaults"]
+    named, printed = run("named", *flags)
+    assert "chosen" not in printed
+    temperature = load_choice(world["model"]).finish.temperature
+    expected = named ** (1 / temperature)
+    assert probabilities == pytest.approx(expected / expected.sum(0), abs=2e-3)
+    other, _ = run("other", "--samples", str(sampler.samples + 1))
+    assert not np.allclose(other, probabilities, atol=1e-4), "what is asked for comes first"
+
+
+def test_a_pair_may_win(world, tmp_path, monkeypatch, capsys):
+    """Whatever the weights: the pair is made the best, and is what ldseg_predict then uses."""
+    compare = find_best._compare
+
+    def pair_is_best(models, *args):
+        finalists = compare(models, *args)
+        assert [[m.name for m in f.models] for f in finalists] == [["2d"], ["3d_fullres"], ["2d", "3d_fullres"]]
+        assert len({tuple(f.dice) for f in finalists}) == 3
+        return [find_best._Finalist(f.models, f.seconds, f.dice + (len(f.models) == 2)) for f in finalists]
+    monkeypatch.setattr(find_best, "_compare", pair_is_best)
+    assert find_best_configuration.main(["7", "-device", "cpu", "--disable_progress_bar"]) == 0
+    best = load_best(world["nnUNet_results"] / "Dataset007_Small", "LDSegTrainer", "LDSegPlans")
+    assert best.configurations == ("2d", "3d_fullres")
+    assert not (world["nnUNet_results"] / "Dataset007_Small" / "search").exists()
+    capsys.readouterr()
+    assert predict.main(["-i", str(world["images"]), "-o", str(tmp_path / "out"), "-d", "7", "-device", "cpu", "-npp",
+                         "0", "-nps", "0", "--disable_progress_bar", "--uncertainty"]) == 0
+    assert "Configurations chosen by ldseg_find_best_configuration: 2d and 3d_fullres" in capsys.readouterr().out
+    assert read(tmp_path / "out" / "case_10.nii.gz").shape == (14, 40, 16)
+    models = read(tmp_path / "out" / "uncertainty" / "case_10_mutual_information_models.nii.gz")
+    assert models.max() > 0.01
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["7", "-f", "1"], "no trained fold 1"),
+    (["7", "-f", "all"], "no trained fold all"),
+    (["7", "-c", "3d_lowres"], "no checkpoint_final.pth"),
+    (["7", "-tr", "NoTrainer"], "NoTrainer__LDSegPlans"),
+])
+def test_mistakes(in_small_world, capsys, arguments, message):
+    assert find_best_configuration.main(arguments) == 1
+    assert message in capsys.readouterr().err
