@@ -1,0 +1,143 @@
+"""Reverse diffusion as a film strip: what the label decoder makes of z_t at each step from noise to segmentation."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+
+from ldseg_auto.demo.pictures import fullest_slice
+from ldseg_auto.inference.noise import NoiseKey, noise_tile
+from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
+from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
+from ldseg_auto.report.cases import Case
+from ldseg_auto.report.parts import paragraph
+from ldseg_auto.report.pictures import Palette, image_url, labels_url, window
+
+STEPS = 8  # more than prediction takes, to have something to see
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Film:
+    """One slice of one tile, in the network's own spacing and axes."""
+
+    image: np.ndarray  # (y, x) or (3, y, x), uint8
+    truth: np.ndarray  # (y, x), labels
+    timesteps: tuple[int, ...]  # T ... , 0
+    noisy: tuple[np.ndarray, ...]  # decoded z_t, (y, x) labels each; at t = 0 the result
+    estimates: tuple[np.ndarray, ...]  # decoded estimate of z_0 from each z_t with t > 0
+    aspect: float  # width over height
+
+
+@torch.inference_mode()
+def film_of(predictor: LDSegPredictor, case: Case) -> Film:
+    """Sample the tile of a case that holds the most foreground, with the noise that prediction uses for it.
+
+    Args:
+        predictor: with one fold loaded.
+        case: with images and truth.
+    """
+    network: LDSegNet = unwrapped(predictor.network).to(predictor.device).eval()
+    network.load_state_dict(predictor.list_of_parameters[0])
+    image, truth = _preprocessed(predictor, case)
+    patch, stride = tuple(predictor.configuration_manager.patch_size), network.config.latent_stride
+    shape = padded_shape(image.shape[-len(patch):], patch, stride)
+    data = pad_nd_image(image, shape, "constant", {"value": 0})
+    labels = pad_nd_image(truth, shape, "constant", {"value": 0})[0].numpy()
+    tile = max(tiles(data.shape[1:], patch, stride, predictor.tile_step_size),
+               key=lambda each: np.count_nonzero(labels[each.slicer]))
+    pixels, wanted = data[(slice(None), *tile.slicer)], labels[tile.slicer]
+    noisy, timesteps = _trajectory(network, pixels[None].to(predictor.device), tile, predictor.folds[0])
+
+    index = fullest_slice(wanted) if wanted.ndim == 3 else None
+    manager = predictor.plans_manager.get_label_manager(predictor.dataset_json)
+
+    def segmented(latent: torch.Tensor) -> np.ndarray:
+        probabilities = network.probabilities(network.decode(latent))[0].cpu().numpy()
+        whole = manager.convert_probabilities_to_segmentation(probabilities)
+        return np.asarray(whole if index is None else whole[index])
+
+    shown = window(_as_volume(pixels.numpy()))
+    spacing = predictor.configuration_manager.spacing[-2:]
+    return Film(shown[..., index or 0, :, :], wanted if index is None else wanted[index], (*timesteps, 0),
+                tuple(segmented(z) for z, _ in noisy) + (segmented(noisy[-1][1]),),
+                tuple(segmented(estimate) for _, estimate in noisy),
+                patch[-1] * spacing[1] / (patch[-2] * spacing[0]))
+
+
+def _preprocessed(predictor: LDSegPredictor, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image (C, z, y, x) and labels (1, z, y, x), the ignored ones as background."""
+    configuration, plans = predictor.configuration_manager, predictor.plans_manager
+    image, labels, _ = configuration.preprocessor_class(verbose=False).run_case(
+        [str(file) for file in case.images], str(case.truth), plans, configuration, predictor.dataset_json)
+    ignored = plans.get_label_manager(predictor.dataset_json).ignore_label
+    labels = np.where((labels < 0) | (labels == ignored), 0, labels)
+    return torch.from_numpy(image).float(), torch.from_numpy(labels.astype(np.int16))
+
+
+def _trajectory(network: LDSegNet, image: torch.Tensor, tile: Tile,
+                fold: int | str) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[int]]:
+    """z_t and the estimate of z_0 from it at each step, and the timesteps."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    timesteps: list[int] = []
+
+    def record(_, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        z, timestep = arguments[:2]
+        seen.append((z, network.estimate(output.float(), z, network.alpha_bar[timestep])))
+        timesteps.append(int(timestep[0]))
+
+    condition = network.encode_image(image)
+    start = [a // s for a, s in zip(tile.start, network.config.latent_stride, strict=True)]
+
+    def noise(step: int) -> torch.Tensor:
+        drawn = noise_tile(_SEED, NoiseKey(fold, 0, 0, step), network.config.latent_channels, start,
+                           condition.shape[2:], tile.slice_index)
+        return torch.from_numpy(drawn)[None].to(condition.device)
+
+    hook = network.denoiser.register_forward_hook(record)
+    try:
+        network.sample(condition, noise(0), min(STEPS, network.config.timesteps), step_noise=lambda i: noise(i + 1))
+    finally:
+        hook.remove()
+    return seen, timesteps
+
+
+def _as_volume(pixels: np.ndarray) -> np.ndarray:
+    """(C, y, x) gets an axis z; of normalised images there is no colour to show."""
+    return pixels[:1] if pixels.ndim == 4 else pixels[:1, None]
+
+
+def section(film: Film, case: Case, steps: int, samples: int, colours: Palette) -> list[str]:
+    """HTML: two rows of pictures and what they show.
+
+    Args:
+        steps, samples: of the model's own sampler.
+    """
+    noisy = [_frame(film, labels, f"t = {t}", colours) for t, labels in zip(film.timesteps, film.noisy, strict=True)]
+    estimates = [_frame(film, labels, f"from t = {t}", colours)
+                 for t, labels in zip(film.timesteps, film.estimates, strict=False)]
+    return [
+        paragraph(f"Case {case.name}, fold {case.fold}: the tile with the most foreground, the slice of it that shows "
+                  f"the most, in the network's spacing. One sample with seed {_SEED} in {len(film.estimates)} steps, "
+                  f"to have something to see; predictions are the mean of {samples} samples of {steps} steps."),
+        "<h3>The noisy latent, decoded</h3>",
+        _strip(film, [_frame(film, None, "image", colours), _frame(film, film.truth, "truth", colours), *noisy]),
+        "<h3>The estimate of the clean latent at each step, decoded</h3>", _strip(film, estimates)]
+
+
+def _strip(film: Film, frames: Sequence[str]) -> str:
+    return (f"<div class=strip tabindex=0 role=group aria-label='film strip' "
+            f"style='--tile:url({image_url(film.image)})'>{''.join(frames)}</div>")
+
+
+def _frame(film: Film, labels: np.ndarray | None, caption: str, colours: Palette) -> str:
+    text = html.escape(caption)
+    overlay = "" if labels is None else f"<img src='{labels_url(labels, colours)}' alt='labels, {text}'>"
+    return (f"<figure><div style='aspect-ratio:{film.aspect:.4f}'>{overlay}</div>"
+            f"<figcaption>{text}</figcaption></figure>")
