@@ -46,10 +46,11 @@ def data_sections(plans: Mapping[str, Any], fingerprint: Mapping[str, Any] | Non
     """HTML on what all configurations share; without a fingerprint its part is missing."""
     parts = [paragraph(sentence) for sentence in describe_data(plans)]
     if fingerprint is not None:
-        parts.append("<h3>Images</h3>")
+        parts.append("<h3>Images</h3><div class=plots>")
         for key, quantity in (("spacings", "spacing in mm"), ("shapes_after_crop", "size in voxels")):
             draw = partial(_plot_cases, per_case=fingerprint[key], quantity=quantity, plans=plans)
             parts.append(plot(draw, f"The {quantity} of each case along each axis, and what is planned."))
+        parts.append("</div>")
     if labels is not None:
         parts += ["<h3>Labels</h3>", _label_table(labels), *_contact_table(labels)]
     return parts

@@ -15,8 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = common.parser("Write one HTML page on a trained model: plans, training, every validation case, reliability, "
-                           "reverse diffusion and a volume viewer. It needs no network.")
+    parser = common.parser("Write one HTML page on a trained model: plans, training, every validation case, "
+                           "reliability, reverse diffusion and a volume viewer. It needs no network.")
     parser.add_argument("dataset", metavar="DATASET", help="ID or name of the data set")
     parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", default=argparse.SUPPRESS,
                         help="configuration (default: the trained one; 3d_fullres if there are several)")

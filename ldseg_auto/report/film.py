@@ -17,7 +17,7 @@ from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.report.cases import Case
 from ldseg_auto.report.parts import paragraph
-from ldseg_auto.report.pictures import Palette, image_url, labels_url, window
+from ldseg_auto.report.pictures import Palette, grey, image_url, labels_url
 
 STEPS = 8  # more than prediction takes, to have something to see
 _SEED = 0
@@ -27,12 +27,24 @@ _SEED = 0
 class Film:
     """One slice of one tile, in the network's own spacing and axes."""
 
-    image: np.ndarray  # (y, x) or (3, y, x), uint8
+    image: np.ndarray  # (y, x), uint8
     truth: np.ndarray  # (y, x), labels
     timesteps: tuple[int, ...]  # T ... , 0
     noisy: tuple[np.ndarray, ...]  # decoded z_t, (y, x) labels each; at t = 0 the result
     estimates: tuple[np.ndarray, ...]  # decoded estimate of z_0 from each z_t with t > 0
     aspect: float  # width over height
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is shown of a tile: one slice, without the padding around small images."""
+
+    index: int | None  # None where the tile is flat
+    window: tuple[slice, slice]
+
+    def of(self, tile: np.ndarray) -> np.ndarray:
+        """(z, y, x) or (y, x) -> (y, x)."""
+        return (tile if self.index is None else tile[self.index])[self.window]
 
 
 @torch.inference_mode()
@@ -48,27 +60,33 @@ def film_of(predictor: LDSegPredictor, case: Case) -> Film:
     image, truth = _preprocessed(predictor, case)
     patch, stride = tuple(predictor.configuration_manager.patch_size), network.config.latent_stride
     shape = padded_shape(image.shape[-len(patch):], patch, stride)
-    data = pad_nd_image(image, shape, "constant", {"value": 0})
+    data, inside = pad_nd_image(image, shape, "constant", {"value": 0}, True, None)
     labels = pad_nd_image(truth, shape, "constant", {"value": 0})[0].numpy()
     tile = max(tiles(data.shape[1:], patch, stride, predictor.tile_step_size),
                key=lambda each: np.count_nonzero(labels[each.slicer]))
-    pixels, wanted = data[(slice(None), *tile.slicer)], labels[tile.slicer]
-    noisy, timesteps = _trajectory(network, pixels[None].to(predictor.device), tile, predictor.folds[0])
+    pixels, true = data[(slice(None), *tile.slicer)], labels[tile.slicer]
+    view = _View(fullest_slice(true) if true.ndim == 3 else None, _without_padding(tile, inside))
+    trajectory, timesteps = _trajectory(network, pixels[None].to(predictor.device), tile, predictor.folds[0])
 
-    index = fullest_slice(wanted) if wanted.ndim == 3 else None
     manager = predictor.plans_manager.get_label_manager(predictor.dataset_json)
 
     def segmented(latent: torch.Tensor) -> np.ndarray:
         probabilities = network.probabilities(network.decode(latent))[0].cpu().numpy()
-        whole = manager.convert_probabilities_to_segmentation(probabilities)
-        return np.asarray(whole if index is None else whole[index])
+        return view.of(np.asarray(manager.convert_probabilities_to_segmentation(probabilities)))
 
-    shown = window(_as_volume(pixels.numpy()))
-    spacing = predictor.configuration_manager.spacing[-2:]
-    return Film(shown[..., index or 0, :, :], wanted if index is None else wanted[index], (*timesteps, 0),
-                tuple(segmented(z) for z, _ in noisy) + (segmented(noisy[-1][1]),),
-                tuple(segmented(estimate) for _, estimate in noisy),
-                patch[-1] * spacing[1] / (patch[-2] * spacing[0]))
+    shown = view.of(grey(pixels[0].numpy()))
+    height_mm, width_mm = (n * mm for n, mm in zip(shown.shape, predictor.configuration_manager.spacing[-2:],
+                                                   strict=True))
+    estimates = tuple(segmented(estimate) for _, estimate in trajectory)
+    return Film(shown, view.of(true), (*timesteps, 0), (*(segmented(z) for z, _ in trajectory), estimates[-1]),
+                estimates, width_mm / height_mm)
+
+
+def _without_padding(tile: Tile, inside: Sequence[slice]) -> tuple[slice, slice]:
+    """Rows and columns of the tile that lie in the image; `inside` is where the image lies in the padded one."""
+    rows, columns = (slice(max(0, axis.start - start), max(0, axis.stop - start))
+                     for axis, start in zip(inside[-2:], tile.start[-2:], strict=True))
+    return rows, columns
 
 
 def _preprocessed(predictor: LDSegPredictor, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,11 +124,6 @@ def _trajectory(network: LDSegNet, image: torch.Tensor, tile: Tile,
     finally:
         hook.remove()
     return seen, timesteps
-
-
-def _as_volume(pixels: np.ndarray) -> np.ndarray:
-    """(C, y, x) gets an axis z; of normalised images there is no colour to show."""
-    return pixels[:1] if pixels.ndim == 4 else pixels[:1, None]
 
 
 def section(film: Film, case: Case, steps: int, samples: int, colours: Palette) -> list[str]:

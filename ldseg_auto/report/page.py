@@ -47,7 +47,7 @@ def summary_section(cases: Sequence[Case], classes: Sequence[str]) -> list[str]:
             paragraph("A case counts for a class where truth or prediction holds it."),
             plot(partial(_draw_dice, per_class=per_class, classes=classes),
                  "Dice of each case, one row of dots a class; the table has the numbers.",
-                 (7, min(1.2 + 0.35 * len(classes), 12)))]
+                 "A dot a case; the line is the mean.", (7, min(1.2 + 0.35 * len(classes), 12)))]
 
 
 def _draw_dice(axes: Axes, per_class: Sequence[Sequence[float]], classes: Sequence[str]) -> None:
@@ -131,15 +131,14 @@ def write_page(file: Path, title: str, subtitle: str, left_out: Sequence[str], s
         blobs["niivue"] = base64.b64encode(packed).decode()
         hashed.append(gzip.decompress(packed))
     allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'" for each in hashed)
-    notes = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in left_out)
+    content = {**sections, "summary": [*sections["summary"], *_notes(left_out)]}
     text = Template(_resource("template.html").decode()).substitute(
         policy=f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
                "form-action 'none'",
         title=html.escape(title), subtitle=html.escape(subtitle), version=html.escape(__version__),
         style=_resource("report.css").decode(),
         navigation="".join(f"<a href='#{key}'>{name}</a>" for key, name in SECTIONS.items()),
-        left_out=f"<h3>Left out</h3><ul class=left-out>{notes}</ul>" if notes else "",
-        sections="".join(f"<section id={key}><h2>{name}</h2>{''.join(sections[key])}</section>"
+        sections="".join(f"<section id={key}><h2>{name}</h2>{''.join(content[key])}</section>"
                          for key, name in SECTIONS.items()),
         data=_json(data), blobs="".join(f"<script type=text/plain id={key}>{blob}</script>\n"
                                         for key, blob in blobs.items()),
@@ -151,6 +150,11 @@ def write_page(file: Path, title: str, subtitle: str, left_out: Sequence[str], s
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _notes(left_out: Sequence[str]) -> list[str]:
+    notes = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in left_out)
+    return [f"<h3>Left out</h3><ul id=left-out>{notes}</ul>"] if notes else []
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -27,11 +27,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[b
     return f"<div class=scroll><table><tr>{cells}</tr>{body}</table></div>"
 
 
-def plot(draw: Callable[[Axes], None], description: str, inches: tuple[float, float] = (7, 3.2)) -> str:
+def plot(draw: Callable[[Axes], None], description: str, caption: str = "",
+         inches: tuple[float, float] = (7, 3.2)) -> str:
     """What `draw` draws, as SVG within the page, in the page's own text colour.
 
     Args:
         description: what is read out in place of the picture.
+        caption: what stands below it.
     """
     with rc_context(rcParamsDefault), rc_context({"svg.hashsalt": "ldseg"}):  # nnU-Net's logger sets large fonts
         figure = Figure(figsize=inches, layout="constrained")
@@ -44,4 +46,5 @@ def plot(draw: Callable[[Axes], None], description: str, inches: tuple[float, fl
     svg = svg.replace("#000000", "currentColor").replace("#ffffff", "none")
     prefix = f"p{zlib.crc32(svg.encode()):08x}-"  # ids are the page's: those of two plots must not be the same
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
-    return f'<figure class=plot role=img aria-label="{html.escape(description)}">{svg}</figure>'
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class=plot><div role=img aria-label="{html.escape(description)}">{svg}</div>{below}</figure>'

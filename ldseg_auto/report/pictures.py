@@ -65,11 +65,14 @@ def _colour(index: int) -> str:
 def window(image: np.ndarray) -> np.ndarray:
     """(C, z, y, x) -> (z, y, x) uint8 of the first channel between two percentiles, or (3, z, y, x) of a colour picture
     as it is."""
-    if is_colour(image):
-        return image[:_COLOUR_CHANNELS].astype(np.uint8)
-    low, high = np.percentile(image[0], _WINDOW_PERCENT)
-    scaled = (image[0] - low) * (255 / (high - low) if high > low else 0)
-    return np.nan_to_num(scaled).clip(0, 255).astype(np.uint8)
+    return image[:_COLOUR_CHANNELS].astype(np.uint8) if is_colour(image) else grey(image[0])
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    """Any numbers -> uint8 of the same shape, black and white at two percentiles."""
+    values = np.nan_to_num(values)
+    low, high = np.percentile(values, _WINDOW_PERCENT)
+    return ((values - low) * (255 / (high - low) if high > low else 0)).clip(0, 255).astype(np.uint8)
 
 
 def is_colour(image: np.ndarray) -> bool:
@@ -91,9 +94,9 @@ def slice_pictures(volumes: Volumes, entropy: np.ndarray | None, most_entropy: f
     """
     assert volumes.image is not None
     image = window(volumes.image)
-    wrong = np.count_nonzero((volumes.truth != volumes.prediction) & (volumes.truth != colours.ignore_label),
-                             axis=(1, 2))
-    shown = [fullest_slice(volumes.truth if (volumes.truth > 0).any() else volumes.prediction)]
+    known = volumes.truth != colours.ignore_label
+    wrong = np.count_nonzero((volumes.truth != volumes.prediction) & known, axis=(1, 2))
+    shown = [fullest_slice(volumes.truth * known if ((volumes.truth > 0) & known).any() else volumes.prediction)]
     if with_errors and wrong.max() > 0 and wrong.argmax() not in shown:
         shown.append(int(wrong.argmax()))
     height_mm, width_mm = (n * mm for n, mm in zip(volumes.truth.shape[1:], volumes.spacing[1:], strict=True))

@@ -64,7 +64,7 @@ def section(bins: np.ndarray, cases: int, regions: bool) -> list[str]:
     """
     what = ("Each region of each voxel counts once: its probability, or one minus it where that is larger."
             if regions else "Each voxel counts once, with the probability of its most probable label.")
-    return [plot(lambda axes: _draw(axes, bins), _in_words(bins), (5.2, 4.2)),
+    return [plot(lambda axes: _draw(axes, bins), _in_words(bins), inches=(5.2, 4.2)),
             paragraph(f"Of {bins[0].sum():,.0f} voxels of {cases} cases: those within a box around true and predicted "
                       f"foreground, {MARGIN_VOXELS} voxels wider on each side. {what} On the dashed line probabilities "
                       "are what they say; below it the model is surer than it is right. Bars: share of the voxels.")]

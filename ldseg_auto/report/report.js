@@ -13,7 +13,9 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-const shown = (value, digits) => value === null ? "\u2013" : digits === undefined ? String(value) : value.toFixed(digits);
+const shown = (value, digits) => value === null ? "\u2013" : value.toFixed(digits);
+const volume = value => report.unit === "ml"
+  ? value.toLocaleString("en", { minimumSignificantDigits: 4, maximumSignificantDigits: 4 }) : value.toLocaleString("en");
 
 // --- the table
 
@@ -29,7 +31,7 @@ function columns() {
     { title: "mean Dice", value: row => row.mean, text: row => shown(row.mean, 3) });
   report.classes.forEach((name, i) => ["true", "predicted"].forEach((which, j) => found.push(
     { title: `${name}, ${which} (${report.unit})`, value: row => row.volumes[i][j],
-      text: row => shown(row.volumes[i][j]), kind: "volume" })));
+      text: row => volume(row.volumes[i][j]), kind: "volume" })));
   return found;
 }
 
@@ -129,9 +131,10 @@ function sliceView(row, slice) {
   };
   const image = () => element("img", { src: slice.image, alt: "" });
   const panel = (caption, box) => element("figure", {}, box, element("figcaption", {}, caption));
-  const uncertainty = slice.entropy === null
-    ? element("span", { class: "missing" }, "No probabilities: validate with --npz.")
-    : element("img", { src: slice.entropy, alt: says("uncertainty") });
+  const uncertainty = slice.entropy !== null
+    ? picture(element("img", { src: slice.entropy, alt: says("uncertainty") }))
+    : picture(element("span", { class: "missing" }, "No probabilities: validate with --npz."));
+  uncertainty.classList.toggle("empty", slice.entropy === null);
   const heading = [where, `${slice.wrong} wrong ${slice.of > 1 ? "voxels" : "pixels"}`].filter(Boolean).join(", ");
   return [
     element("p", { class: "quiet" }, heading),
@@ -140,7 +143,7 @@ function sliceView(row, slice) {
             panel("truth", picture(image(), element("img", { src: slice.truth, alt: says("truth over the image") }))),
             panel("prediction", picture(image(), element("img", { src: slice.prediction,
                                                                   alt: says("prediction over the image") }))),
-            panel("uncertainty (entropy)", picture(uncertainty)))];
+            panel("uncertainty (entropy)", uncertainty))];
 }
 
 function legend() {

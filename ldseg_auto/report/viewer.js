@@ -40,14 +40,15 @@ function viewerApp() {
   place.append(
     element("div", { class: "controls" }, element("label", {}, "Case ", select), element("label", {}, "View ", planes),
             ...boxes, element("label", {}, "Opacity ", opacity)),
-    element("div", { class: "canvas" }, element("canvas", { id: "viewer-canvas", tabindex: "0",
+    element("div", { class: "canvas", hidden: "" }, element("canvas", { id: "viewer-canvas", tabindex: "0",
                                                            "aria-label": "Volume viewer" })),
     element("p", { class: "where quiet", id: "viewer-where", role: "status" }, "No case is open."), legend());
 }
 
 async function startNiivue() {
+  document.querySelector(".canvas").hidden = false;
   document.body.append(element("script", {}, await unpacked(embeddedText("niivue"))));
-  const made = new niivue.Niivue({ backColor: [0, 0, 0, 1], logLevel: "error", loadingText: "", crosshairWidth: 0.5,
+  const made = new niivue.Niivue({ backColor: [0, 0, 0, 1], logLevel: "error", loadingText: "", crosshairWidth: 0.6, crosshairWidthUnit: "percent", crosshairColor: [1, 1, 1, 0.6],
                                    dragAndDropEnabled: false, isResizeCanvas: true });
   await made.attachToCanvas(document.getElementById("viewer-canvas"));
   made.onLocationChange = place => {
