@@ -21,7 +21,7 @@ from ldseg_auto.report.model import Model
 from ldseg_auto.report.parts import paragraph
 from ldseg_auto.report.pictures import Palette, palette
 from ldseg_auto.report.training import curves_section, signs_section
-from ldseg_auto.report.walk import Walk, walk
+from ldseg_auto.report.walk import Walk, highest_entropy, walk
 from ldseg_auto.trainers import checkpoint
 
 
@@ -44,8 +44,8 @@ def build(model: Model, file: Path, number: int, device: torch.device, left_out:
     raw, without_images = _raw_files(model)
     cases, without_validation = find_cases(model, raw)
     worst, best = worst_and_best(cases, number)
-    found = walk(cases, _alternating(worst, best), manager.image_reader_writer_class(),
-                 manager.get_label_manager(model.description), colours)
+    labels = manager.get_label_manager(model.description)
+    found = walk(cases, _alternating(worst, best), manager.image_reader_writer_class(), labels, colours)
     sections = {
         "summary": page.summary_section(cases, classes), "cases": page.cases_section(cases),
         "worst-best": page.worst_best_section(worst, best), "viewer": page.viewer_section(found, cases),
@@ -53,7 +53,7 @@ def build(model: Model, file: Path, number: int, device: torch.device, left_out:
         "film": _film(model, [cases[i] for i in found.slices], device, colours), "plans": _plans(model)}
     sentences = [*left_out, *without_images, *without_validation, *_without_files(model, cases), *found.left_out]
     page.write_page(file, f"{model.dataset}, {model.configuration}", _subtitle(model), sentences, sections,
-                    page.payload(cases, classes, found, worst, best, colours), found)
+                    page.payload(cases, classes, found, worst, best, colours, highest_entropy(labels)), found)
 
 
 def _raw_files(model: Model) -> tuple[dict[str, dict[str, Any]], list[str]]:

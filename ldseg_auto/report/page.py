@@ -90,11 +90,17 @@ def viewer_section(found: Walk, cases: Sequence[Case]) -> list[str]:
 
 
 def payload(cases: Sequence[Case], classes: Sequence[str], found: Walk, worst: Sequence[int], best: Sequence[int],
-            colours: Palette) -> dict[str, Any]:
-    """What the page's script works on; numbers that are not known are null."""
+            colours: Palette, most_entropy: float) -> dict[str, Any]:
+    """What the page's script works on; numbers that are not known are null.
+
+    Args:
+        worst, best: indices of cases.
+        most_entropy: in nats, shown brightest.
+    """
     in_ml = all(case.voxel_ml is not None for case in cases)
     return {
         "classes": list(classes), "unit": "ml" if in_ml else "voxels", "legend": colours.legend(),
+        "highest_entropy": round(most_entropy, 2),
         "worst": list(worst), "best": list(best),
         "cases": [{
             "case": case.name, "fold": str(case.fold), "dice": [_rounded(value) for value in case.dice],

@@ -65,9 +65,10 @@ def section(bins: np.ndarray, cases: int, regions: bool) -> list[str]:
     what = ("Each region of each voxel counts once: its probability, or one minus it where that is larger."
             if regions else "Each voxel counts once, with the probability of its most probable label.")
     return [plot(lambda axes: _draw(axes, bins), _in_words(bins), inches=(5.2, 4.2)),
-            paragraph(f"Of {bins[0].sum():,.0f} voxels of {cases} cases: those within a box around true and predicted "
-                      f"foreground, {MARGIN_VOXELS} voxels wider on each side. {what} On the dashed line probabilities "
-                      "are what they say; below it the model is surer than it is right. Bars: share of the voxels.")]
+            paragraph(f"Counted are {bins[0].sum():,.0f} voxels of {cases} cases: those within a box around true and "
+                      f"predicted foreground, {MARGIN_VOXELS} voxels wider on each side. {what} On the dashed line "
+                      "probabilities are what they say; below it the model is surer than it is right. Bars: share of "
+                      "the voxels.")]
 
 
 def _draw(axes: Axes, bins: np.ndarray) -> None:
@@ -78,7 +79,7 @@ def _draw(axes: Axes, bins: np.ndarray) -> None:
     axes.plot([0, 1], [0, 1], "--", color="grey", lw=1)
     axes.plot((confidence[filled] / voxels[filled]), correct[filled] / voxels[filled], "o-", color="tab:orange")
     lowest = edges[filled][0]
-    axes.set(xlim=(max(0, lowest - 0.02), 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+    axes.set(xlim=(max(0, lowest - 0.02), 1.01), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
 
 
 def _in_words(bins: np.ndarray) -> str:

@@ -143,7 +143,7 @@ function sliceView(row, slice) {
             panel("truth", picture(image(), element("img", { src: slice.truth, alt: says("truth over the image") }))),
             panel("prediction", picture(image(), element("img", { src: slice.prediction,
                                                                   alt: says("prediction over the image") }))),
-            panel("uncertainty (entropy)", uncertainty))];
+            panel(`uncertainty (entropy, 0 to ${report.highest_entropy} nats)`, uncertainty))];
 }
 
 function legend() {

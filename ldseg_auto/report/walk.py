@@ -63,8 +63,8 @@ def walk(cases: Sequence[Case], shown: Sequence[int], reader: BaseReaderWriter, 
             _picture(found, index, volumes, index in shown, labels, colours)
     scrollable = [i for i in shown if i in found.slices and not found.flat]
     if len(found.embedded) < len(scrollable):
-        found.left_out.append(f"The viewer has room for {len(found.embedded)} of {len(scrollable)} cases: a page of more "
-                              f"than {MAX_CHARACTERS / 1e6:g} MB would be slow.")
+        found.left_out.append(f"The viewer has room for {len(found.embedded)} of {len(scrollable)} cases: more than "
+                              f"{MAX_CHARACTERS / 1e6:g} MB of volumes would make the page slow.")
     if len(pictured) < sum(bool(case.images) for case in cases):
         found.left_out.append(f"Only {MAX_PICTURES} cases have pictures, the worst first, to keep the page small.")
     return found
