@@ -60,15 +60,25 @@ def _raw_files(model: Model) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The files of every training case, as far as they are there, and a sentence if only the truth is."""
     raw = os.environ.get(RAW)
     folder = Path(raw or "") / model.dataset
-    if raw and (folder / "dataset.json").is_file():
-        description = read_json(folder / "dataset.json")
-        if "dataset" in description or (folder / "imagesTr").is_dir():
-            return get_filenames_of_train_images_and_targets(str(folder), description), []
+    description = read_json(folder / "dataset.json") if raw and (folder / "dataset.json").is_file() else {}
     ending = model.description["file_ending"]
+    if "dataset" in description:
+        return get_filenames_of_train_images_and_targets(str(folder), description), []
+    if description and (folder / "imagesTr").is_dir():
+        return _split_files(folder, ending), []
     kept = sorted((_preprocessed(model) / "gt_segmentations").glob(f"*{ending}"))
     return ({path.name.removesuffix(ending): {"images": [], "label": path} for path in kept},
             [f"{f'{RAW} holds no images of {model.dataset}' if raw else f'{RAW} is not set'}: pictures, the viewer and "
              "the reverse diffusion, which need them, are left out."])
+
+
+def _split_files(folder: Path, ending: str) -> dict[str, dict[str, Any]]:
+    """As nnU-Net's function finds them, which starts a dozen processes to do so."""
+    files: dict[str, dict[str, Any]] = {}
+    for image in sorted((folder / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+        name = image.name[:-len(f"_0000{ending}")]
+        files.setdefault(name, {"images": [], "label": folder / "labelsTr" / f"{name}{ending}"})["images"].append(image)
+    return files
 
 
 def _preprocessed(model: Model) -> Path:
@@ -115,6 +125,10 @@ def _film(model: Model, cases: Sequence[Case], device: torch.device, colours: Pa
     if not cases:
         return [paragraph("There is no image to sample: see what is left out.")]
     case = sorted(cases, key=lambda each: (each.mean_dice or 0, each.name))[len(cases) // 2]
+    return _sampled(model, case, device, colours)
+
+
+def _sampled(model: Model, case: Case, device: torch.device, colours: Palette) -> list[str]:
     predictor = LDSegPredictor(device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model.folder), (case.fold,), model.checkpoint_name)
     config = unwrapped(predictor.network).config

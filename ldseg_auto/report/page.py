@@ -134,7 +134,7 @@ def write_page(file: Path, title: str, subtitle: str, left_out: Sequence[str], s
     hashed = [script.encode() for script in scripts]
     if blobs:
         packed = _resource(_VIEWER)
-        blobs["niivue"] = base64.b64encode(packed).decode()
+        blobs["viewer-code"] = base64.b64encode(packed).decode()
         hashed.append(gzip.decompress(packed))
     allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'" for each in hashed)
     content = {**sections, "summary": [*sections["summary"], *_notes(left_out)]}

@@ -47,7 +47,7 @@ function viewerApp() {
 
 async function startNiivue() {
   document.querySelector(".canvas").hidden = false;
-  document.body.append(element("script", {}, await unpacked(embeddedText("niivue"))));
+  document.body.append(element("script", {}, await unpacked(embeddedText("viewer-code"))));
   const made = new niivue.Niivue({ backColor: [0, 0, 0, 1], logLevel: "error", loadingText: "", crosshairWidth: 0.6, crosshairWidthUnit: "percent", crosshairColor: [1, 1, 1, 0.6],
                                    dragAndDropEnabled: false, isResizeCanvas: true });
   await made.attachToCanvas(document.getElementById("viewer-canvas"));

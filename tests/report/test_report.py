@@ -20,9 +20,10 @@ MODULES = ("ldseg_auto.report.page", "ldseg_auto.report.training", "ldseg_auto.r
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Without plots, which take most of the time."""
+    """Without plots and reverse diffusion, which take most of the time."""
     for module in MODULES:
         monkeypatch.setattr(f"{module}.plot", lambda draw, description, *args, **kwargs: f"<p>{description}</p>")
+    monkeypatch.setattr("ldseg_auto.report.build._sampled", lambda model, case, *_: [f"film of {case.name}"])
 
 
 def write(tmp_path: Path, page_of, **options):
@@ -86,7 +87,7 @@ def test_nothing_is_loaded_and_only_our_scripts_run(reported, page_of):
 def test_the_viewer_is_the_one_that_its_note_names(reported, page_of):
     import gzip
 
-    unpacked = hashlib.sha256(gzip.decompress(base64.b64decode(page_of(reported).by_id["niivue"])))
+    unpacked = hashlib.sha256(gzip.decompress(base64.b64decode(page_of(reported).by_id["viewer-code"])))
     folder = Path(page.__file__).parent
     assert unpacked.hexdigest() in (folder / "niivue.md").read_text()
     policy = re.search(r"script-src ([^;]+)", reported.read_text()).group(1)
@@ -128,7 +129,7 @@ def test_without_raw_data(preprocessed, in_small_world, quick, tmp_path, page_of
     assert ("voxels of 2 cases" in made.text) == preprocessed, "the truth is kept among the preprocessed data"
     assert ("have no truth in nnUNet_raw" in made.text) != preprocessed
     assert ("label_fingerprint.json" in made.text) != preprocessed
-    assert "niivue" not in made.by_id and not any(case["slices"] for case in data_of(made)["cases"])
+    assert "viewer-code" not in made.by_id and not any(case["slices"] for case in data_of(made)["cases"])
 
 
 def test_raw_data_of_others(in_small_world, quick, tmp_path, page_of, monkeypatch):
@@ -181,7 +182,7 @@ def test_damaged_files(own_model, quick, tmp_path, page_of):
     (own_model / "fold_0" / "validation" / "case_00.npz").write_bytes(b"PK")
     made = write(tmp_path, page_of)
     assert "Case case_00 of fold 0 cannot be read" in made.text and data_of(made)["cases"][1]["slices"]
-    assert "Case case_07, fold 0: the tile" in made.text, "the film is of a case that can be read"
+    assert "film of case_07" in made.text, "it is of a case that can be read"
     (own_model / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK")
     with pytest.raises(LDSegError, match="checkpoint_final.pth cannot be read"):
         write(tmp_path, page_of)
@@ -214,32 +215,66 @@ def test_a_trainer_of_ones_own_is_pointed_out(own_model, quick, tmp_path, page_o
     assert f"{name} may have replaced" in write(tmp_path, page_of, trainer_name=name).text
 
 
-@pytest.fixture(scope="module")
-def flat_world(tmp_path_factory, use_threads):
-    """Colour pictures with overlapping regions, trained for one iteration."""
+def test_files_listed_in_the_description(in_small_world, quick, tmp_path, page_of, monkeypatch):
+    """nnU-Net lets dataset.json say where the files of each case lie."""
+    raw = tmp_path / "raw" / "Dataset007_Small"
+    shutil.copytree(in_small_world["nnUNet_raw"] / raw.name, raw)
+    (raw / "imagesTr").rename(raw / "pictures")
+    edit(raw / "dataset.json", lambda description: description.update(dataset={
+        "case_00": {"images": ["pictures/case_00_0000.nii.gz"], "label": "labelsTr/case_00.nii.gz"}}))
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    made = write(tmp_path, page_of)
+    assert [bool(case["slices"]) for case in data_of(made)["cases"]] == [True, False]
+    assert "1 of 2 cases, such as case_07, have no truth" in made.text
+
+
+@pytest.fixture
+def flat_model(in_small_world, tmp_path, monkeypatch) -> Path:
+    """An untrained model of colour pictures with overlapping regions, and the validation of one picture."""
+    import torch
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     from ldseg_auto.demo.phantom import write_dataset
-    from ldseg_auto.planners.api import plan_and_preprocess
-    from ldseg_auto.trainers.run import train_folds
+    from ldseg_auto.inference.predictor import LDSegPredictor
+    from ldseg_auto.trainers import checkpoint
+    from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
 
-    folders = {variable: tmp_path_factory.mktemp(variable) for variable in
-               ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    with pytest.MonkeyPatch.context() as patch:
-        use_threads(patch)
-        for variable, folder in folders.items():
-            patch.setenv(variable, str(folder))
-        raw = write_dataset(folders["nnUNet_raw"], 8, "Flat", num_train=5, num_test=0, seed=0, dims="2d_rgb")
-        edit(raw / "dataset.json", lambda description: description.update(
-            labels={"background": 0, "whole": [1, 2, 3], "vessel": [3]}, regions_class_order=[1, 3]))
-        plan_and_preprocess([8], num_processes=1, num_processes_fingerprint=1)
-        edit(folders["nnUNet_preprocessed"] / raw.name / "LDSegPlans.json",
-             lambda plans: plans["configurations"]["2d"].update(batch_size=2))
-        train_folds("8", ["0"], device="cpu", epochs=1, iterations_per_epoch=1, seed=0, save_probabilities=True)
-    return folders
+    for variable in ("nnUNet_raw", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    raw = write_dataset(tmp_path / "nnUNet_raw", 8, "Flat", num_train=1, num_test=0, seed=0, dims="2d_rgb")
+    edit(raw / "dataset.json", lambda description: description.update(
+        labels={"background": 0, "whole": [1, 2, 3], "vessel": [3]}, regions_class_order=[1, 3]))
+    model = tmp_path / "nnUNet_results" / raw.name / "LDSegTrainer__LDSegPlans__2d"
+    shutil.copytree(in_small_world["model_2d"], model, ignore=shutil.ignore_patterns("fold_0"))
+    shutil.copy(raw / "dataset.json", model)
+    channel = json.loads((model / "plans.json").read_text())["foreground_intensity_properties_per_channel"]["0"]
+
+    def adapt(plans):
+        plans.update(dataset_name=raw.name, image_reader_writer="NaturalImage2DIO",
+                     foreground_intensity_properties_per_channel=dict.fromkeys("012", channel))
+        plans["configurations"]["2d"].update(normalization_schemes=["RGBTo01Normalization"] * 3,
+                                             use_mask_for_norm=[False] * 3)
+        plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["output"] = "sigmoid"
+
+    edit(model / "plans.json", adapt)
+    plans = PlansManager(str(model / "plans.json"))
+    network = LDSegTrainer.build_network_architecture(plans, plans.get_configuration("2d"), 3, 2, False)
+    fold = model / "fold_0"
+    (fold / "validation").mkdir(parents=True)
+    content = checkpoint.load(str(in_small_world["model_2d"] / "fold_0" / "checkpoint_final.pth"), torch.device("cpu"))
+    checkpoint.save({**content, "network_weights": network.state_dict()}, str(fold / "checkpoint_final.pth"))
+    predictor = LDSegPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    predictor.initialize_from_trained_model_folder(str(model), [0])
+    image, = (raw / "imagesTr").iterdir()
+    predictor.predict_from_files_sequential([[str(image)]], [str(fold / "validation" / "case_000")],
+                                            save_probabilities=True)
+    compute_metrics_on_folder2(str(raw / "labelsTr"), str(fold / "validation"), str(model / "dataset.json"),
+                               str(model / "plans.json"), num_processes=1)
+    return model
 
 
-def test_flat_colour_pictures_and_regions(flat_world, tmp_path, page_of, monkeypatch):
-    for variable, folder in flat_world.items():
-        monkeypatch.setenv(variable, str(folder))
+def test_flat_colour_pictures_and_regions(flat_model, tmp_path, page_of):
     made = page_of(write_report("8", output=str(tmp_path / "page.html"), device="cpu"))
     data = data_of(made)
     assert data["unit"] == "voxels" and data["classes"] == ["whole", "vessel"]
@@ -247,4 +282,5 @@ def test_flat_colour_pictures_and_regions(flat_world, tmp_path, page_of, monkeyp
     case, = data["cases"]
     assert case["slices"][0]["of"] == 1 and case["slices"][0]["entropy"] and case["embedded"] == []
     assert "nothing to scroll" in made.text and "Each region of each voxel" in made.text
-    assert data["highest_entropy"] == pytest.approx(0.69)
+    assert data["highest_entropy"] == pytest.approx(0.69) and "Case case_000, fold 0: the tile" in made.text
+    assert "viewer-code" not in made.by_id and "dataset_fingerprint.json" not in made.text
