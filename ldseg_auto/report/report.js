@@ -99,7 +99,7 @@ function selectCase(index) {
     row => row.setAttribute("aria-selected", String(Number(row.dataset.case) === index)));
   const place = document.getElementById("case");
   place.replaceChildren(caseView(index, "h3"));
-  place.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  place.scrollIntoView({ block: "nearest" });
 }
 
 // --- one case

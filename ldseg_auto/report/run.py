@@ -51,8 +51,7 @@ def write_report(dataset: str, configuration: str | None = None, *, trainer_name
     require_environment(RESULTS)
     model = _find(find_dataset(dataset), trainer_name, plans_name, configuration, folds, checkpoint_name)
     file = model.folder / FILE_NAME if output is None else Path(output)
-    if file.is_dir():
-        raise LDSegError(f"The output {file} is a folder.", "Give a file to -o, such as report.html.")
+    _require_writable(file)
     torch_device = select_device(device)
 
     from ldseg_auto.report.build import build
@@ -69,6 +68,14 @@ def _find(dataset: str, trainer_name: str, plans_name: str, configuration: str |
     plans = read_json(folder / "plans.json")
     require_known_format(plans)
     return Model(folder, tuple(chosen), checkpoint_name, plans, read_json(folder / "dataset.json"))
+
+
+def _require_writable(file: Path) -> None:
+    if file.is_dir():
+        raise LDSegError(f"The output {file} is a folder.", "Give a file to -o, such as report.html.")
+    existing = next(parent for parent in file.absolute().parents if parent.exists())
+    if not existing.is_dir():
+        raise LDSegError(f"{existing} is a file, so nothing can be written below it.", "Give another file to -o.")
 
 
 def _unfinished(model: Model) -> list[str]:

@@ -49,12 +49,25 @@ async function startNiivue() {
   document.querySelector(".canvas").hidden = false;
   document.body.append(element("script", {}, await unpacked(embeddedText("viewer-code"))));
   const made = new niivue.Niivue({ backColor: [0, 0, 0, 1], logLevel: "error", loadingText: "", crosshairWidth: 0.6, crosshairWidthUnit: "percent", crosshairColor: [1, 1, 1, 0.6],
-                                   dragAndDropEnabled: false, isResizeCanvas: true });
+                                   dragAndDropEnabled: false, isResizeCanvas: true,
+                                   isNearestInterpolation: true });
   await made.attachToCanvas(document.getElementById("viewer-canvas"));
   made.onLocationChange = place => {
-    document.getElementById("viewer-where").textContent = `${viewer.name}: ${place.string}`;
+    document.getElementById("viewer-where").textContent = `${viewer.name}: ${described(place)}`;
   };
   return made;
+}
+
+// Millimetres to the right, front and top, and what each layer holds there.
+function described(place) {
+  const values = place.values.slice(0, viewer.layers.length).map(({ value }, i) => {
+    const name = viewer.layers[i];
+    if (name === "image") return `image ${value} of 255`;
+    if (name === "entropy") return `uncertainty ${(value / 255 * report.highest_entropy).toFixed(2)} nats`;
+    const label = report.legend.find(entry => entry.value === value);
+    return `${name} ${label ? label.name : "background"}`;
+  });
+  return [Array.from(place.mm.slice(0, 3), mm => mm.toFixed(1)).join(", ") + " mm", ...values].join("; ");
 }
 
 // One at a time: a case chosen while another one loads waits for it.
@@ -62,7 +75,7 @@ function openInViewer(index) {
   viewer.busy = viewer.busy.then(() => loadCase(index)).catch(error => {
     document.getElementById("viewer-where").textContent = `The viewer failed: ${error.message}`;
   });
-  document.getElementById("viewer").scrollIntoView({ block: "start", behavior: "smooth" });
+  document.getElementById("viewer").scrollIntoView({ block: "start" });
   return viewer.busy;
 }
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import common, plan_and_preprocess, predict, train
+from ldseg_auto.cli import common, plan_and_preprocess, predict, report, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import entropy_file
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "demo")
+COMMANDS = ("plan_and_preprocess", "train", "predict", "demo", "report")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -280,6 +280,21 @@ def test_predict_fails_unless_all_is_written(predictors, world, monkeypatch, cap
     monkeypatch.setattr(FakePredictor, "forget", 1)
     assert _predict(world) == 1
     assert "1 of 2 files were not written: a.nii.gz" in capsys.readouterr().err
+
+
+def test_report_passes_its_flags(monkeypatch, capsys):
+    called = Recorder("there.html")
+    monkeypatch.setattr("ldseg_auto.report.run.write_report", called)
+    assert report.main(["4"]) == 0
+    assert called.arguments == () and called.options == {
+        "dataset": "4", "trainer_name": "LDSegTrainer", "plans_name": "LDSegPlans",
+        "checkpoint_name": "checkpoint_final.pth", "cases": 3}
+    assert capsys.readouterr().out == "Report: there.html\n"
+    flags = "-c 2d -tr T -p P -f 0 all -chk checkpoint_best.pth -o x.html --cases 5 -device cpu"
+    assert report.main(["4", *flags.split()]) == 0
+    assert called.options == {
+        "dataset": "4", "configuration": "2d", "trainer_name": "T", "plans_name": "P", "folds": ["0", "all"],
+        "checkpoint_name": "checkpoint_best.pth", "output": "x.html", "cases": 5, "device": "cpu"}
 
 
 def test_colour_images_hold_their_channels_in_one_file(tmp_path):

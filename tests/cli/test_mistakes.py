@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import demo, plan_and_preprocess, predict, train
+from ldseg_auto.cli import demo, plan_and_preprocess, predict, report, train
 
-PLAN, TRAIN, PREDICT, DEMO = plan_and_preprocess.main, train.main, predict.main, demo.main
+PLAN, TRAIN, PREDICT, DEMO, REPORT = (command.main for command in (plan_and_preprocess, train, predict, demo, report))
 PREDICT_ALL = ["-i", "{images}", "-o", "{out}", "-d", "4"]
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -58,6 +58,18 @@ MISTAKES = {
     "predict: eta": (PREDICT, [*PREDICT_ALL, "--eta", "2"], "eta is 2.0", "0 (no noise added) to 1"),
     "predict: processes": (PREDICT, [*PREDICT_ALL, "-npp", "0"], "0 processes for preprocessing and 3", "0 to both"),
     "predict: steps": (PREDICT, [*PREDICT_ALL, "--steps", "2000"], "2000 steps", "1000 timesteps"),
+    "report: unknown ID": (REPORT, ["77"], "no data set 77", "Choose one of: Dataset004_Small"),
+    "report: not trained": (REPORT, ["4", "-c", "2d"], "no checkpoint_final.pth",
+                            "3d_fullres/fold_0/checkpoint_final.pth", "ldseg_train 4 0 -c 2d"),
+    "report: trainer": (REPORT, ["4", "-tr", "Other"], "Other__LDSegPlans__*", "-tr"),
+    "report: plans": (REPORT, ["4", "-p", "Other"], "LDSegTrainer__Other__*", "-p"),
+    "report: checkpoint": (REPORT, ["4", "-chk", "checkpoint_best.pth"], "no checkpoint_best.pth", "-chk"),
+    "report: fold": (REPORT, ["4", "-f", "0", "1"], "Fold 1 of", "folds are: 0 2", "ldseg_train 4 1"),
+    "report: fold's name": (REPORT, ["4", "-f", "first"], "Fold 'first'", "all"),
+    "report: folder": (REPORT, ["4", "-o", "{model}"], "is a folder", "-o"),
+    "report: below a file": (REPORT, ["4", "-o", "{model}/plans.json/report.html"], "plans.json is a file", "-o"),
+    "report: damaged checkpoint": (REPORT, ["4", "-o", "{out}/report.html"], "checkpoint_final.pth cannot be read",
+                                   "train again"),
     "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
 }
 
@@ -71,7 +83,7 @@ def test_mistake(name, world, capsys):
 @pytest.mark.parametrize("command, arguments, variable", [
     (PLAN, ["-d", "4"], "nnUNet_raw"), (PLAN, ["-d", "4"], "nnUNet_preprocessed"),
     (TRAIN, ["4", "0"], "nnUNet_preprocessed"), (TRAIN, ["4", "0"], "nnUNet_results"),
-    (PREDICT, PREDICT_ALL, "nnUNet_results")])
+    (PREDICT, PREDICT_ALL, "nnUNet_results"), (REPORT, ["4"], "nnUNet_results")])
 def test_variable_not_set(command, arguments, variable, world, monkeypatch, capsys):
     monkeypatch.delenv(variable)
     _fails(capsys, command, arguments, f"{variable} is not set", f"export {variable}=")
@@ -149,13 +161,15 @@ def test_wrong_images(damage, parts, world, capsys):
 
 def test_model_without_its_description(world, capsys):
     (world["model"] / "plans.json").unlink()
-    _fails(capsys, PREDICT, [argument.format(**world) for argument in PREDICT_ALL], "plans.json is missing")
+    for command, arguments in ((PREDICT, PREDICT_ALL), (REPORT, ["4"])):
+        _fails(capsys, command, [argument.format(**world) for argument in arguments], "plans.json is missing")
 
 
 @pytest.mark.parametrize("command, arguments", [
     (PLAN, []), (PLAN, ["-d", "4", "--expl"]), (TRAIN, ["4"]), (TRAIN, ["4", "0", "--epochs", "0"]),
     (TRAIN, ["4", "0", "--max_minutes", "-1"]), (PREDICT, [*PREDICT_ALL, "--samples", "many"]),
-    (PREDICT, [*PREDICT_ALL, "--sample", "3"]), (TRAIN, ["4", "0", "-device", "gpu"])])
+    (PREDICT, [*PREDICT_ALL, "--sample", "3"]), (TRAIN, ["4", "0", "-device", "gpu"]), (REPORT, []),
+    (REPORT, ["4", "--cases", "0"]), (REPORT, ["4", "--case", "3"])])
 def test_typing_errors_are_not_swallowed(command, arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         command(arguments)
