@@ -21,7 +21,8 @@ from ldseg_auto.report.model import Model
 from ldseg_auto.report.parts import paragraph
 from ldseg_auto.report.pictures import Palette, palette
 from ldseg_auto.report.training import curves_section, signs_section
-from ldseg_auto.report.walk import Walk, highest_entropy, walk
+from ldseg_auto.report.volumes import highest_entropy
+from ldseg_auto.report.walk import Walk, walk
 from ldseg_auto.trainers import checkpoint
 
 
@@ -52,8 +53,9 @@ def build(model: Model, file: Path, number: int, device: torch.device, left_out:
         "reliability": _reliability(model, found), "training": training,
         "film": _film(model, [cases[i] for i in found.slices], device, colours), "plans": _plans(model)}
     sentences = [*left_out, *without_images, *without_validation, *_without_files(model, cases), *found.left_out]
+    most_entropy = highest_entropy(labels.num_segmentation_heads, labels.has_regions)
     page.write_page(file, f"{model.dataset}, {model.configuration}", _subtitle(model), sentences, sections,
-                    page.payload(cases, classes, found, worst, best, colours, highest_entropy(labels)), found)
+                    page.payload(cases, classes, found, worst, best, colours, most_entropy), found)
 
 
 def _raw_files(model: Model) -> tuple[dict[str, dict[str, Any]], list[str]]:

@@ -19,25 +19,23 @@ MAX_CHARACTERS = 48_000_000  # of all cases together
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def embed(volumes: Volumes, entropy: np.ndarray | None, most_entropy: float) -> dict[str, Any]:
+def embed(volumes: Volumes) -> dict[str, Any]:
     """The arrays of a case with several slices.
-
-    Args:
-        entropy: (z, y, x) in nats; None where it is not known.
-        most_entropy: in nats, stored as 255.
 
     Returns:
         "step": every how many-th voxel along x, y and z; "files": image, truth, prediction and, where it is known,
-        entropy, each a .nii.gz in base64.
+        entropy (255 is the highest there can be), each a .nii.gz in base64.
     """
     assert volumes.image is not None
     step = steps(volumes.truth.shape, volumes.spacing)
     affine = affine_of(volumes.properties) @ np.diag([*step[::-1], 1])
-    arrays = {"image": window(volumes.image), "truth": volumes.truth, "prediction": volumes.prediction}
-    if entropy is not None:
-        arrays["entropy"] = (entropy / most_entropy * 255).clip(0, 255).round().astype(np.uint8)
-    thinned = {name: array[tuple(slice(None, None, each) for each in step)] for name, array in arrays.items()}
-    return {"step": list(step[::-1]), "files": {name: _nifti(array, affine) for name, array in thinned.items()}}
+    kept = (slice(None, None, step[0]), slice(None, None, step[1]), slice(None, None, step[2]))
+    arrays = {"image": window(volumes.image, kept), "truth": volumes.truth[kept],
+              "prediction": volumes.prediction[kept]}
+    uncertainty = volumes.uncertainty(kept)
+    if uncertainty is not None:
+        arrays["entropy"] = (uncertainty * 255).clip(0, 255).round().astype(np.uint8)
+    return {"step": list(step[::-1]), "files": {name: _nifti(array, affine) for name, array in arrays.items()}}
 
 
 def steps(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.report.cases import Case
 from ldseg_auto.report.parts import paragraph
-from ldseg_auto.report.pictures import Palette, grey, image_url, labels_url
+from ldseg_auto.report.pictures import Palette, grey, image_url, labels_url, limits
 
 STEPS = 8  # more than prediction takes, to have something to see
 _SEED = 0
@@ -74,7 +74,7 @@ def film_of(predictor: LDSegPredictor, case: Case) -> Film:
         probabilities = network.probabilities(network.decode(latent))[0].cpu().numpy()
         return view.of(np.asarray(manager.convert_probabilities_to_segmentation(probabilities)))
 
-    shown = view.of(grey(pixels[0].numpy()))
+    shown = grey(view.of(pixels[0].numpy()), *limits(data[0].numpy()))
     height_mm, width_mm = (n * mm for n, mm in zip(shown.shape, predictor.configuration_manager.spacing[-2:],
                                                    strict=True))
     estimates = tuple(segmented(estimate) for _, estimate in trajectory)

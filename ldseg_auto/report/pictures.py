@@ -20,6 +20,7 @@ _OPACITY = 150  # of 255
 _IGNORED = "#8a8a8a"
 _GOLDEN_ANGLE = 0.61803  # of a turn: hues far from each other, however many
 _WINDOW_PERCENT = (0.5, 99.5)
+_SAMPLE = 1_000_003  # values; an odd number, so that the same column is not met again and again
 _COLOUR_CHANNELS = 3
 
 
@@ -62,17 +63,24 @@ def _colour(index: int) -> str:
     return to_hex(tuple(hsv_to_rgb((index * _GOLDEN_ANGLE % 1, 0.75, 0.9))))
 
 
-def window(image: np.ndarray) -> np.ndarray:
-    """(C, z, y, x) -> (z, y, x) uint8 of the first channel between two percentiles, or (3, z, y, x) of a colour picture
-    as it is."""
-    return image[:_COLOUR_CHANNELS].astype(np.uint8) if is_colour(image) else grey(image[0])
+def window(image: np.ndarray, where: tuple[slice, slice, slice]) -> np.ndarray:
+    """A part of (C, z, y, x) as uint8: (z, y, x) of the first channel, black and white at two percentiles of the whole
+    image, or (3, z, y, x) of a colour picture as it is."""
+    if is_colour(image):
+        return image[(slice(_COLOUR_CHANNELS), *where)].astype(np.uint8)
+    return grey(image[0][where], *limits(image[0]))
 
 
-def grey(values: np.ndarray) -> np.ndarray:
-    """Any numbers -> uint8 of the same shape, black and white at two percentiles."""
-    values = np.nan_to_num(values)
-    low, high = np.percentile(values, _WINDOW_PERCENT)
-    return ((values - low) * (255 / (high - low) if high > low else 0)).clip(0, 255).astype(np.uint8)
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """The two percentiles that become black and white; of a sample of many values."""
+    sample = values.ravel()[::-(-values.size // _SAMPLE)]
+    low, high = np.percentile(np.nan_to_num(sample), _WINDOW_PERCENT)
+    return float(low), float(high)
+
+
+def grey(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Any numbers -> uint8 of the same shape."""
+    return ((np.nan_to_num(values) - low) * (255 / (high - low) if high > low else 0)).clip(0, 255).astype(np.uint8)
 
 
 def is_colour(image: np.ndarray) -> bool:
@@ -81,29 +89,30 @@ def is_colour(image: np.ndarray) -> bool:
             and bool(np.all(image == image.round()) and image.min() >= 0 and 1 < image.max() <= 255))
 
 
-def slice_pictures(volumes: Volumes, entropy: np.ndarray | None, most_entropy: float, colours: Palette,
-                   with_errors: bool) -> list[dict]:
+def slice_pictures(volumes: Volumes, colours: Palette, with_errors: bool) -> list[dict]:
     """The slice that shows the most structure and, if wanted and another one, the slice with the most wrong voxels.
-
-    Args:
-        entropy: (z, y, x) in nats; None where it is not known.
-        most_entropy: in nats, shown brightest.
 
     Returns:
         For the page: pictures as data URLs, the slice's index and number, and width over height.
     """
     assert volumes.image is not None
-    image = window(volumes.image)
     known = volumes.truth != colours.ignore_label
     wrong = np.count_nonzero((volumes.truth != volumes.prediction) & known, axis=(1, 2))
     shown = [fullest_slice(volumes.truth * known if ((volumes.truth > 0) & known).any() else volumes.prediction)]
     if with_errors and wrong.max() > 0 and wrong.argmax() not in shown:
         shown.append(int(wrong.argmax()))
     height_mm, width_mm = (n * mm for n, mm in zip(volumes.truth.shape[1:], volumes.spacing[1:], strict=True))
-    return [{"slice": index + 1, "of": len(wrong), "wrong": int(wrong[index]), "aspect": round(width_mm / height_mm, 4),
-             "image": image_url(image[..., index, :, :]), "truth": labels_url(volumes.truth[index], colours),
-             "prediction": labels_url(volumes.prediction[index], colours),
-             "entropy": None if entropy is None else heat_url(entropy[index] / most_entropy)} for index in shown]
+    pictures = []
+    for index in shown:
+        plane = (slice(index, index + 1), slice(None), slice(None))
+        uncertainty = volumes.uncertainty(plane)
+        pictures.append({
+            "slice": index + 1, "of": len(wrong), "wrong": int(wrong[index]), "aspect": round(width_mm / height_mm, 4),
+            "image": image_url(window(volumes.image, plane)[..., 0, :, :]),
+            "truth": labels_url(volumes.truth[index], colours),
+            "prediction": labels_url(volumes.prediction[index], colours),
+            "entropy": None if uncertainty is None else heat_url(uncertainty[0])})
+    return pictures
 
 
 def image_url(pixels: np.ndarray) -> str:

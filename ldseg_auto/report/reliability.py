@@ -14,8 +14,8 @@ BINS = 15
 MARGIN_VOXELS = 5
 
 
-def case_bins(probabilities: np.ndarray, truth: np.ndarray, regions: Sequence[int | tuple[int, ...]] | None,
-              ignore_label: int | None) -> np.ndarray:
+def case_bins(probabilities: np.ndarray, truth: np.ndarray, prediction: np.ndarray,
+              regions: Sequence[int | tuple[int, ...]] | None, ignore_label: int | None) -> np.ndarray:
     """`reliability_bins` of a case, over the box that holds the true and the predicted foreground and a margin.
 
     A box, because it is chosen without looking at single voxels: were those that are truly or predictedly foreground
@@ -24,7 +24,7 @@ def case_bins(probabilities: np.ndarray, truth: np.ndarray, regions: Sequence[in
 
     Args:
         probabilities: (K, z, y, x).
-        truth: (z, y, x), labels.
+        truth, prediction: (z, y, x), labels.
         regions: the labels of each of the K regions, or None where the K labels exclude each other. Regions are
             compared one by one, as foreground against not.
         ignore_label: those voxels are left out.
@@ -33,8 +33,7 @@ def case_bins(probabilities: np.ndarray, truth: np.ndarray, regions: Sequence[in
         (3, BINS), zero where there is no foreground.
     """
     known = truth != ignore_label
-    predicted = (probabilities > 0.5).any(0) if regions is not None else probabilities.argmax(0) > 0
-    box = _box(((truth > 0) & known) | predicted)
+    box = _box(((truth > 0) & known) | (prediction > 0))
     if box is None:
         return np.zeros((3, BINS))
     probabilities, truth, known = probabilities[(slice(None), *box)].astype(np.float32), truth[box], known[box]

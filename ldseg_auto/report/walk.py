@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import log
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tqdm import tqdm
 
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.inference.uncertainty import predictive_entropy
 from ldseg_auto.report.cases import Case
 from ldseg_auto.report.embedded import MAX_CHARACTERS, embed
 from ldseg_auto.report.pictures import Palette, slice_pictures
@@ -54,13 +52,13 @@ def walk(cases: Sequence[Case], shown: Sequence[int], reader: BaseReaderWriter, 
         if index not in pictured and case.probabilities is None:
             continue
         try:
-            volumes = read_volumes(case, reader)
+            volumes = read_volumes(case, reader, labels.has_regions)
         except LDSegError as error:
             found.left_out.append(f"{error.cause} {error.cure}")
             continue
         _count(found, volumes, labels)
         if index in pictured:
-            _picture(found, index, volumes, index in shown, labels, colours)
+            _picture(found, index, volumes, index in shown, colours)
     scrollable = [i for i in shown if i in found.slices and not found.flat]
     if len(found.embedded) < len(scrollable):
         found.left_out.append(f"The viewer has room for {len(found.embedded)} of {len(scrollable)} cases: more than "
@@ -73,20 +71,17 @@ def walk(cases: Sequence[Case], shown: Sequence[int], reader: BaseReaderWriter, 
 def _count(found: Walk, volumes: Volumes, labels: LabelManager) -> None:
     if volumes.probabilities is not None:
         regions = labels.foreground_regions if labels.has_regions else None
-        bins = case_bins(volumes.probabilities, volumes.truth, regions, labels.ignore_label)
+        bins = case_bins(volumes.probabilities, volumes.truth, volumes.prediction, regions, labels.ignore_label)
         found.bins += bins
         found.counted += bool(bins[0].any())
 
 
-def _picture(found: Walk, index: int, volumes: Volumes, shown: bool, labels: LabelManager, colours: Palette) -> None:
-    entropy, most = None, highest_entropy(labels)
-    if volumes.probabilities is not None:
-        entropy = predictive_entropy(volumes.probabilities, labels.has_regions)
-    found.slices[index] = slice_pictures(volumes, entropy, most, colours, with_errors=shown)
+def _picture(found: Walk, index: int, volumes: Volumes, shown: bool, colours: Palette) -> None:
+    found.slices[index] = slice_pictures(volumes, colours, with_errors=shown)
     if len(volumes.truth) == 1:
         found.flat = True
     elif shown:
-        _embed(found, index, embed(volumes, entropy, most))
+        _embed(found, index, embed(volumes))
 
 
 def _embed(found: Walk, index: int, embedded: dict[str, Any]) -> None:
@@ -94,7 +89,3 @@ def _embed(found: Walk, index: int, embedded: dict[str, Any]) -> None:
     if used + sum(map(len, embedded["files"].values())) <= MAX_CHARACTERS:
         found.embedded[index] = embedded
 
-
-def highest_entropy(labels: LabelManager) -> float:
-    """In nats, of probabilities that are all alike."""
-    return log(2) if labels.has_regions else log(labels.num_segmentation_heads)

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from ldseg_auto.inference.uncertainty import predictive_entropy
 from ldseg_auto.report import embedded
 from ldseg_auto.report.embedded import affine_of, embed, steps
 from ldseg_auto.report.volumes import Volumes
@@ -51,32 +52,33 @@ def test_pictures_without_geometry():
     assert affine_of({"spacing": (999, 1, 2)}).diagonal().tolist() == [2, 1, 999, 1]
 
 
-def volumes(shape=(4, 6, 8), spacing=(2.0, 1.0, 1.0)) -> Volumes:
+def volumes(shape=(4, 6, 8), spacing=(2.0, 1.0, 1.0), classes: int | None = 3) -> Volumes:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, shape)
-    return Volumes(rng.normal(size=(2, *shape)), labels, labels[::-1], None, {"spacing": spacing})
+    probabilities = None if classes is None else rng.dirichlet([1] * classes, shape).transpose(3, 0, 1, 2)
+    return Volumes(rng.normal(size=(2, *shape)), labels, labels[::-1], probabilities, False, {"spacing": spacing})
 
 
 def test_what_is_embedded_is_what_was_read():
     case = volumes()
-    entropy = np.random.default_rng(1).uniform(0, 2, case.truth.shape)
-    made = embed(case, entropy, 2.0)
+    made = embed(case)
     assert made["step"] == [1, 1, 1]
     files = {name: read_back(text) for name, text in made["files"].items()}
     assert set(files) == {"image", "truth", "prediction", "entropy"}
     assert (files["truth"].get_fdata().transpose() == case.truth).all()
     assert (files["prediction"].get_fdata().transpose() == case.prediction).all()
-    assert files["entropy"].get_fdata().transpose() / 255 * 2 == pytest.approx(entropy, abs=2 / 255)
+    entropy = predictive_entropy(case.probabilities, regions=False)
+    assert files["entropy"].get_fdata().transpose() / 255 * np.log(3) == pytest.approx(entropy, abs=np.log(3) / 255)
     assert all(file.get_data_dtype() == np.uint8 for file in files.values())
     assert files["image"].header.get_zooms() == (1, 1, 2)
-    assert "entropy" not in embed(case, None, 2.0)["files"]
-    assert embed(case, entropy, 2.0) == made, "the same bytes every time"
+    assert "entropy" not in embed(volumes(classes=None))["files"]
+    assert embed(case) == made, "the same bytes every time"
 
 
 def test_labels_above_255_are_kept():
     case = volumes()
     case.truth[0, 0, 0] = 300
-    assert read_back(embed(case, None, 1.0)["files"]["truth"]).get_fdata().max() == 300
+    assert read_back(embed(case)["files"]["truth"]).get_fdata().max() == 300
 
 
 def test_large_volumes_are_thinned_along_their_finest_axes(monkeypatch):
@@ -84,8 +86,9 @@ def test_large_volumes_are_thinned_along_their_finest_axes(monkeypatch):
     assert steps((300, 512, 512), (5.0, 0.8, 0.8)) == (1, 6, 5)
     monkeypatch.setattr(embedded, "MAX_VOXELS", 50)
     case = volumes()
-    made = embed(case, None, 1.0)
+    made = embed(case)
     assert made["step"] == [2, 2, 1]
     file = read_back(made["files"]["truth"])
     assert (file.get_fdata().transpose() == case.truth[:, ::2, ::2]).all()
+    assert read_back(made["files"]["entropy"]).shape == file.shape
     assert file.header.get_zooms() == (2, 2, 2), "what was left out leaves its room"

@@ -12,42 +12,44 @@ def one_structure(edge: int = 30):
     truth = np.zeros((edge,) * 3, int)
     truth[14:16, 14:16, 14:16] = 1
     foreground = np.where(truth == 1, 0.8, 0.2).astype(np.float16)
-    return np.stack([1 - foreground, foreground]), truth
+    return np.stack([1 - foreground, foreground]), truth, truth.copy()
 
 
 def test_a_box_around_the_foreground_is_counted():
-    probabilities, truth = one_structure()
-    bins = case_bins(probabilities, truth, None, None)
+    probabilities, truth, prediction = one_structure()
+    bins = case_bins(probabilities, truth, prediction, None, None)
     assert bins.shape == (3, BINS)
     assert bins[0].sum() == bins[2].sum() == (2 + 2 * MARGIN_VOXELS) ** 3
     assert bins[1].sum() / bins[0].sum() == pytest.approx(0.8, abs=1e-3)
 
 
 def test_what_is_predicted_far_away_widens_the_box():
-    probabilities, truth = one_structure()
+    probabilities, truth, prediction = one_structure()
     probabilities[:, 0, 0, 0] = (0.1, 0.9)
-    bins = case_bins(probabilities, truth, None, None)
+    prediction[0, 0, 0] = 1
+    bins = case_bins(probabilities, truth, prediction, None, None)
     assert bins[0].sum() == (16 + MARGIN_VOXELS) ** 3
     assert bins[0].sum() - bins[2].sum() == 1
 
 
 def test_ignored_voxels_are_left_out():
-    probabilities, truth = one_structure()
+    probabilities, truth, prediction = one_structure()
     truth[14, 14, 14] = 2
-    assert case_bins(probabilities, truth, None, 2)[0].sum() == (2 + 2 * MARGIN_VOXELS) ** 3 - 1
+    assert case_bins(probabilities, truth, prediction, None, 2)[0].sum() == (2 + 2 * MARGIN_VOXELS) ** 3 - 1
 
 
 def test_regions_are_compared_one_by_one():
     truth = np.array([[[0, 1, 2]]])
     probabilities = np.array([[0.3, 0.9, 0.9], [0.1, 0.6, 0.6]]).reshape(2, 1, 1, 3)
-    voxels, confidence, correct = case_bins(probabilities, truth, [(1, 2), 2], None)
+    voxels, confidence, correct = case_bins(probabilities, truth, truth, [(1, 2), 2], None)
     assert voxels.sum() == 6 and correct.sum() == 5
     assert confidence.sum() == pytest.approx(0.7 + 0.9 + 0.9 + 0.9 + 0.6 + 0.6)
 
 
 def test_without_foreground_nothing_is_counted():
     empty = np.stack([np.ones((3, 3, 3)), np.zeros((3, 3, 3))])
-    assert not case_bins(empty, np.zeros((3, 3, 3), int), None, None).any()
+    nothing = np.zeros((3, 3, 3), int)
+    assert not case_bins(empty, nothing, nothing, None, None).any()
 
 
 def test_the_section_says_what_it_counts(monkeypatch):

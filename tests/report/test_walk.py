@@ -34,8 +34,9 @@ def test_everything_of_every_case(world):
     assert set(found.slices) == {0, 1} and set(found.embedded) == {1}
     assert set(found.embedded[1]["files"]) == {"image", "truth", "prediction", "entropy"}
     assert found.counted == 2 and not found.left_out and not found.flat
-    reader, labels, _ = others
-    by_hand = sum(case_bins(v.probabilities, v.truth, None, None) for v in (read_volumes(c, reader) for c in cases))
+    reader, *_ = others
+    read = [read_volumes(case, reader, regions=False) for case in cases]
+    by_hand = sum(case_bins(each.probabilities, each.truth, each.prediction, None, None) for each in read)
     assert (found.bins == by_hand).all() and by_hand[0].sum() > 0
 
 
