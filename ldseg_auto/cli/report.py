@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ldseg_auto.cli import common
 from ldseg_auto.folders import DEFAULT_CHECKPOINT
+from ldseg_auto.report.run import DEFAULT_CASES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="name of the checkpoint (default: %(default)s)")
     parser.add_argument("-o", dest="output", metavar="FILE", default=argparse.SUPPRESS,
                         help="file to write (default: report.html in the model's folder)")
-    parser.add_argument("--cases", metavar="N", type=common.positive_int, default=3,
+    parser.add_argument("--cases", metavar="N", type=common.positive_int, default=DEFAULT_CASES,
                         help="how many of the worst and of the best cases to show (default: %(default)s)")
     common.add_device(parser)
     return parser

@@ -52,7 +52,7 @@ def build(model: Model, file: Path, number: int, device: torch.device, left_out:
         "worst-best": page.worst_best_section(worst, best), "viewer": page.viewer_section(found, cases),
         "reliability": _reliability(model, found), "training": training,
         "film": _film(model, [cases[i] for i in found.slices], device, colours), "plans": _plans(model)}
-    sentences = [*left_out, *without_images, *without_validation, *_without_files(model, cases), *found.left_out]
+    sentences = [*left_out, *without_images, *without_validation, *_limits_of(model, cases), *found.left_out]
     most_entropy = highest_entropy(labels.num_segmentation_heads, labels.has_regions)
     page.write_page(file, f"{model.dataset}, {model.configuration}", _subtitle(model), sentences, sections,
                     page.payload(cases, classes, found, worst, best, colours, most_entropy), found)
@@ -88,8 +88,8 @@ def _preprocessed(model: Model) -> Path:
     return Path(os.environ.get(PREPROCESSED) or "no folder") / model.dataset
 
 
-def _without_files(model: Model, cases: Sequence[Case]) -> list[str]:
-    """A sentence each on cases without truth and without probabilities."""
+def _limits_of(model: Model, cases: Sequence[Case]) -> list[str]:
+    """A sentence each on cases without truth, without probabilities, on other channels and on fold all."""
     sentences = []
     unknown = [case.name for case in cases if case.truth is None]
     if unknown:
@@ -99,6 +99,9 @@ def _without_files(model: Model, cases: Sequence[Case]) -> list[str]:
     if bare:
         sentences.append(f"Fold {', '.join(map(str, bare))} was validated without probabilities, so uncertainty and "
                          f"reliability lack cases: {model.validation_command(bare)} writes them.")
+    channels = list(model.description["channel_names"].values())
+    if len(channels) > 1 and model.plans["image_reader_writer"] != "NaturalImage2DIO":
+        sentences.append(f"Pictures show the first of {len(channels)} channels, {channels[0]}.")
     if "all" in model.folds:
         sentences.append("Fold all is validated on cases that it was trained on: nothing here tells how it does on new "
                          "ones.")

@@ -66,7 +66,8 @@ def film_of(predictor: LDSegPredictor, case: Case) -> Film:
                key=lambda each: np.count_nonzero(labels[each.slicer]))
     pixels, true = data[(slice(None), *tile.slicer)], labels[tile.slicer]
     view = _View(fullest_slice(true) if true.ndim == 3 else None, _without_padding(tile, inside))
-    trajectory, timesteps = _trajectory(network, pixels[None].to(predictor.device), tile, predictor.folds[0])
+    trajectory, timesteps = _trajectory(network, pixels[None].to(predictor.device), tile, predictor.folds[0],
+                                        predictor.eta)
 
     manager = predictor.plans_manager.get_label_manager(predictor.dataset_json)
 
@@ -99,8 +100,8 @@ def _preprocessed(predictor: LDSegPredictor, case: Case) -> tuple[torch.Tensor, 
     return torch.from_numpy(image).float(), torch.from_numpy(labels.astype(np.int16))
 
 
-def _trajectory(network: LDSegNet, image: torch.Tensor, tile: Tile,
-                fold: int | str) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[int]]:
+def _trajectory(network: LDSegNet, image: torch.Tensor, tile: Tile, fold: int | str,
+                eta: float | None) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[int]]:
     """z_t and the estimate of z_0 from it at each step, and the timesteps."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     timesteps: list[int] = []
@@ -120,7 +121,7 @@ def _trajectory(network: LDSegNet, image: torch.Tensor, tile: Tile,
 
     hook = network.denoiser.register_forward_hook(record)
     try:
-        network.sample(condition, noise(0), min(STEPS, network.config.timesteps), step_noise=lambda i: noise(i + 1))
+        network.sample(condition, noise(0), min(STEPS, network.config.timesteps), eta, lambda i: noise(i + 1))
     finally:
         hook.remove()
     return seen, timesteps

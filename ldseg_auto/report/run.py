@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def _require_writable(file: Path) -> None:
     existing = next(parent for parent in file.absolute().parents if parent.exists())
     if not existing.is_dir():
         raise LDSegError(f"{existing} is a file, so nothing can be written below it.", "Give another file to -o.")
+    if not os.access(existing, os.W_OK):
+        raise LDSegError(f"You may not write to {existing}.", "Give a file in another folder to -o.")
 
 
 def _unfinished(model: Model) -> list[str]:

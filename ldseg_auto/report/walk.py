@@ -88,4 +88,3 @@ def _embed(found: Walk, index: int, embedded: dict[str, Any]) -> None:
     used = sum(len(text) for each in found.embedded.values() for text in each["files"].values())
     if used + sum(map(len, embedded["files"].values())) <= MAX_CHARACTERS:
         found.embedded[index] = embedded
-

@@ -89,6 +89,16 @@ def test_variable_not_set(command, arguments, variable, world, monkeypatch, caps
     _fails(capsys, command, arguments, f"{variable} is not set", f"export {variable}=")
 
 
+def test_device_that_is_not_there(world, monkeypatch, capsys):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    _fails(capsys, REPORT, ["4", "-device", "mps"], "mps is not available", "-device cpu")
+
+
+def test_folder_that_may_not_be_written_to(world, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    _fails(capsys, REPORT, ["4"], f"may not write to {world['model']}", "-o")
+
+
 def test_raw_folder_does_not_exist(world, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(world["tmp"] / "no"))
     _fails(capsys, PLAN, ["-d", "4"], "not a folder", "Set nnUNet_raw")

@@ -25,9 +25,9 @@ def load(world, model: str, **options) -> tuple[LDSegPredictor, Case]:
     return predictor, case
 
 
-@pytest.mark.parametrize("model", ["model", "model_2d"])
-def test_it_ends_where_prediction_ends(model, in_small_world):
-    predictor, case = load(in_small_world, model, samples=1, steps=film.STEPS, seed=0)
+@pytest.mark.parametrize("model, eta", [("model", 0.0), ("model_2d", 0.0), ("model_2d", 1.0)])
+def test_it_ends_where_prediction_ends(model, eta, in_small_world):
+    predictor, case = load(in_small_world, model, samples=1, steps=film.STEPS, seed=0, eta=eta)
     made = film_of(predictor, case)
     assert made.timesteps == (1000, 875, 750, 625, 500, 375, 250, 125, 0)
     assert len(made.noisy) == 9 and len(made.estimates) == 8

@@ -178,6 +178,12 @@ def test_more_cases_are_shown(own_model, quick, tmp_path, page_of):
         assert sum(bool(case["embedded"]) for case in data["cases"]) == 2 * number
 
 
+def test_large_volumes_are_thinned_and_that_is_said(in_small_world, quick, tmp_path, page_of, monkeypatch):
+    assert "are too many" not in write(tmp_path, page_of).text
+    monkeypatch.setattr("ldseg_auto.report.embedded.MAX_VOXELS", 2000)
+    assert "case_00 every 1x2x2 voxels (x, y, z)" in write(tmp_path, page_of).text
+
+
 def test_damaged_files(own_model, quick, tmp_path, page_of):
     (own_model / "fold_0" / "validation" / "case_00.npz").write_bytes(b"PK")
     made = write(tmp_path, page_of)
@@ -195,6 +201,7 @@ def test_names_are_text_not_markup(own_model, quick, tmp_path, page_of, monkeypa
         description["labels"] = {"background": 0, bad: 1, "core": 2}
 
     edit(own_model / "dataset.json", rename)
+    edit(own_model / "dataset.json", lambda description: description["channel_names"].update({"1": "T2"}))
     validation = own_model / "fold_0" / "validation"
     evil = "<img src=x onerror=alert(2)><script>"
     for file in validation.glob("case_00.*"):
@@ -207,6 +214,7 @@ def test_names_are_text_not_markup(own_model, quick, tmp_path, page_of, monkeypa
     assert not [attributes for _, attributes in made.tags if "onerror" in attributes]
     assert sum(tag == "script" for tag, _ in made.tags) == 1 + 4 + 1 + 2, "data, volumes, viewer, ours"
     assert "1 of 2 cases, such as <img src=x" in made.text, "it has no truth under that name"
+    assert "Pictures show the first of 2 channels, MRI." in made.text
 
 
 def test_a_trainer_of_ones_own_is_pointed_out(own_model, quick, tmp_path, page_of):
