@@ -41,8 +41,8 @@ def summary_section(cases: Sequence[Case], classes: Sequence[str]) -> list[str]:
                                        if values else ["\u2013"] * 3)]
             for name, values in zip(classes, per_class, strict=True)]
     mean = float(np.mean([np.mean(values) for values in known]))
-    return [f"<p class=lead>Mean Dice <strong>{mean:.3f}</strong> over {len(cases)} validation cases and "
-            f"{len(classes)} {'classes' if len(classes) > 1 else 'class'}</p>",
+    return [f"<p class=lead>Mean Dice <strong>{mean:.3f}</strong> over {len(cases)} validation "
+            f"case{'s' * (len(cases) > 1)} and {len(classes)} class{'es' * (len(classes) > 1)}</p>",
             table(["class", "cases that hold it", "mean Dice", "median", "lowest"], rows),
             paragraph("A case counts for a class where truth or prediction holds it."),
             plot(partial(_draw_dice, per_class=per_class, classes=classes),
@@ -107,7 +107,6 @@ def payload(cases: Sequence[Case], classes: Sequence[str], found: Walk, worst: S
             "mean": _rounded(case.mean_dice),
             "volumes": [[_significant(each * (case.voxel_ml or 1)) if in_ml else each for each in pair]
                         for pair in case.voxels],
-            "probabilities": case.probabilities is not None,
             "slices": found.slices.get(i, []), "embedded": list(found.embedded.get(i, {}).get("files", ())),
         } for i, case in enumerate(cases)]}
 

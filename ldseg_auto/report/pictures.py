@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ _OPACITY = 150  # of 255
 _IGNORED = "#8a8a8a"
 _GOLDEN_ANGLE = 0.61803  # of a turn: hues far from each other, however many
 _WINDOW_PERCENT = (0.5, 99.5)
-_SAMPLE = 1_000_003  # values; an odd number, so that the same column is not met again and again
+_SAMPLE = 1_000_000  # values
 _COLOUR_CHANNELS = 3
 
 
@@ -44,14 +45,17 @@ class Palette:
 
 
 def palette(labels: Mapping[str, int | list[int]]) -> Palette:
-    """Of dataset.json's labels; a value that is part of several regions is named after all of them."""
+    """Of dataset.json's labels. A value that is part of several regions is named after all of them; where several
+    values then have one name, it is followed by the value."""
     names: dict[int, list[str]] = {}
     for name, value in labels.items():
         if name not in ("background", "ignore"):
             for each in value if isinstance(value, list) else [value]:
                 names.setdefault(each, []).append(name)
+    joined = {value: ", ".join(names[value]) for value in sorted(names)}
+    number = Counter(joined.values())
     ignore = labels.get("ignore")
-    return Palette({value: ", ".join(names[value]) for value in sorted(names)},
+    return Palette({value: f"{name} ({value})" if number[name] > 1 else name for value, name in joined.items()},
                    ignore if isinstance(ignore, int) else None)
 
 
@@ -73,7 +77,8 @@ def window(image: np.ndarray, where: tuple[slice, slice, slice]) -> np.ndarray:
 
 def limits(values: np.ndarray) -> tuple[float, float]:
     """The two percentiles that become black and white; of a sample of many values."""
-    sample = values.ravel()[::-(-values.size // _SAMPLE)]
+    step = -(-values.size // _SAMPLE) | 1  # odd: an even one would meet the same few columns of most images
+    sample = values.ravel()[::step]
     low, high = np.percentile(np.nan_to_num(sample), _WINDOW_PERCENT)
     return float(low), float(high)
 

@@ -286,7 +286,7 @@ def test_flat_colour_pictures_and_regions(flat_model, tmp_path, page_of):
     made = page_of(write_report("8", output=str(tmp_path / "page.html"), device="cpu"))
     data = data_of(made)
     assert data["unit"] == "voxels" and data["classes"] == ["whole", "vessel"]
-    assert [entry["name"] for entry in data["legend"]] == ["whole", "whole", "whole, vessel"]
+    assert [entry["name"] for entry in data["legend"]] == ["whole (1)", "whole (2)", "whole, vessel"]
     case, = data["cases"]
     assert case["slices"][0]["of"] == 1 and case["slices"][0]["entropy"] and case["embedded"] == []
     assert "nothing to scroll" in made.text and "Each region of each voxel" in made.text
