@@ -15,7 +15,8 @@ function element(name, attributes = {}, ...children) {
 
 const shown = (value, digits) => value === null ? "\u2013" : value.toFixed(digits);
 const volume = value => report.unit === "ml"
-  ? value.toLocaleString("en", { minimumSignificantDigits: 4, maximumSignificantDigits: 4 }) : value.toLocaleString("en");
+  ? value.toLocaleString("en", { minimumSignificantDigits: 4, maximumSignificantDigits: 4 })
+  : value.toLocaleString("en");
 
 // --- the table
 
@@ -65,7 +66,8 @@ function caseTable() {
     element("button", { type: "button", onclick: () => sortBy(i) }, all[i].title)));
 
   const name = element("input", { type: "search", id: "filter-name", autocomplete: "off", oninput: filter });
-  const most = element("input", { type: "number", id: "filter-dice", min: "0", max: "1", step: "0.05", oninput: filter });
+  const most = element("input", { type: "number", id: "filter-dice", min: "0", max: "1", step: "0.05",
+                                  oninput: filter });
   const count = element("span", { class: "quiet", role: "status" });
   function filter() {
     const wanted = name.value.trim().toLowerCase();
@@ -110,7 +112,9 @@ function caseView(index, heading) {
   const view = element("article", { class: "case" }, element(
     "header", {}, element(heading, {}, `${row.case}, fold ${row.fold}`),
     element("span", { class: "quiet" }, `Dice ${dice}`), ...viewerButton(index)));
-  if (row.slices.length === 0) view.append(element("p", { class: "quiet" }, "No pictures of this case: see what is left out."));
+  if (row.slices.length === 0) {
+    view.append(element("p", { class: "quiet" }, "No pictures of this case: see what is left out."));
+  }
   row.slices.forEach(slice => view.append(...sliceView(row, slice)));
   if (row.slices.length > 0) view.append(legend());
   return view;

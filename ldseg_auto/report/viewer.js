@@ -32,8 +32,8 @@ function viewerApp() {
     box.checked = name === "prediction";
     return element("label", {}, box, LAYER_NAMES[name]);
   });
-  const opacity = element("input", { type: "range", id: "viewer-opacity", min: "0", max: "1", step: "0.05", value: "0.5",
-                                     oninput: showLayers });
+  const opacity = element("input", { type: "range", id: "viewer-opacity", min: "0", max: "1", step: "0.05",
+                                     value: "0.5", oninput: showLayers });
   const planes = element("select", { id: "viewer-planes", onchange: setPlanes },
                          ...["three planes", "axial", "coronal", "sagittal"].map(
                            (name, i) => element("option", { value: i }, name)));
@@ -48,9 +48,10 @@ function viewerApp() {
 async function startNiivue() {
   document.querySelector(".canvas").hidden = false;
   document.body.append(element("script", {}, await unpacked(embeddedText("viewer-code"))));
-  const made = new niivue.Niivue({ backColor: [0, 0, 0, 1], logLevel: "error", loadingText: "", crosshairWidth: 0.6, crosshairWidthUnit: "percent", crosshairColor: [1, 1, 1, 0.6],
-                                   dragAndDropEnabled: false, isResizeCanvas: true,
-                                   isNearestInterpolation: true });
+  const made = new niivue.Niivue({
+    backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.6, crosshairWidthUnit: "percent",
+    dragAndDropEnabled: false, isNearestInterpolation: true, isResizeCanvas: true, loadingText: "", logLevel: "error",
+    multiplanarShowRender: niivue.SHOW_RENDER.NEVER });
   await made.attachToCanvas(document.getElementById("viewer-canvas"));
   made.onLocationChange = place => {
     document.getElementById("viewer-where").textContent = `${viewer.name}: ${described(place)}`;
@@ -90,7 +91,8 @@ async function loadCase(index) {
   viewer.layers = ["image", ...OVERLAYS.filter(name => row.embedded.includes(name))];
   for (const name of viewer.layers) {
     const volume = await niivue.NVImage.loadFromBase64({
-      base64: embeddedText(`volume-${index}-${name}`), name: `${name}.nii.gz`, colormap: name === "entropy" ? "inferno" : "gray",
+      base64: embeddedText(`volume-${index}-${name}`), name: `${name}.nii.gz`,
+      colormap: name === "entropy" ? "inferno" : "gray",
       opacity: name === "image" ? 1 : 0, cal_min: name === "entropy" ? 8 : 0, cal_max: 255 });
     if (name === "truth" || name === "prediction") volume.setColormapLabel(labelColours());
     viewer.niivue.addVolume(volume);
