@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import html
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ldseg_auto.folders import write_text
 from ldseg_auto.planners.explain import candidate_rows, describe_configuration, describe_data, is_explained
+from ldseg_auto.report.parts import paragraph, plot, table
 
 FILE_NAME = "plan_report.html"
 _STYLE = ("body{font-family:sans-serif;max-width:60em;margin:2em auto;line-height:1.4}"
@@ -33,35 +33,41 @@ def write_report(plans: Mapping[str, Any], fingerprint: Mapping[str, Any], label
         file: is replaced when the report is complete.
     """
     parts = [f"<h1>{html.escape(plans['plans_name'])} for {html.escape(plans['dataset_name'])}</h1>",
-             *map(_paragraph, describe_data(plans)), "<h2>Images</h2>",
-             _figure(lambda axes: _plot_cases(axes, fingerprint["spacings"], "spacing in mm", plans)),
-             _figure(lambda axes: _plot_cases(axes, fingerprint["shapes_after_crop"], "size in voxels", plans)),
-             "<h2>Labels</h2>", _label_table(labels), *_contact_table(labels)]
-    for name, plan in plans["configurations"].items():
-        if is_explained(plan):
-            parts += _configuration(name, plan)
+             "<h2>Data</h2>", *data_sections(plans, fingerprint, labels), "<h2>Configurations</h2>",
+             *(part for name in plans["configurations"] for part in configuration_sections(plans, name))]
     text = (f"<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>{html.escape(plans['dataset_name'])}</title>"
             f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>")
     write_text(file, text)
 
 
-def _configuration(name: str, plan: Mapping[str, Any]) -> list[str]:
+def data_sections(plans: Mapping[str, Any], fingerprint: Mapping[str, Any] | None,
+                  labels: Mapping[str, Any] | None) -> list[str]:
+    """HTML on what all configurations share; without a fingerprint its part is missing."""
+    parts = [paragraph(sentence) for sentence in describe_data(plans)]
+    if fingerprint is not None:
+        parts.append("<h3>Images</h3><div class=plots>")
+        for key, quantity in (("spacings", "spacing in mm"), ("shapes_after_crop", "size in voxels")):
+            draw = partial(_plot_cases, per_case=fingerprint[key], quantity=quantity, plans=plans)
+            parts.append(plot(draw, f"The {quantity} of each case along each axis, and what is planned."))
+        parts.append("</div>")
+    if labels is not None:
+        parts += ["<h3>Labels</h3>", _label_table(labels), *_contact_table(labels)]
+    return parts
+
+
+def configuration_sections(plans: Mapping[str, Any], name: str) -> list[str]:
+    """HTML on one configuration: each decision, its evidence and the alternatives; nothing where none is written."""
+    plan = plans["configurations"][name]
+    if not is_explained(plan):
+        return []
     latent, memory = plan["ldseg"]["latent"], plan["ldseg"]["memory"]
-    return [f"<h2>Configuration {html.escape(name)}</h2>", *map(_paragraph, describe_configuration(plan)),
-            _figure(lambda axes: _plot_ceilings(axes, latent)),
-            _table(["stride", "channels", "mean", "worst class", "per class", "verdict"], candidate_rows(latent),
-                   [c["chosen"] for c in latent["candidates"]]),
-            _figure(lambda axes: _plot_memory(axes, memory))]
-
-
-def _paragraph(sentence: str) -> str:
-    return f"<p>{html.escape(sentence)}</p>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> str:
-    body = "".join(f"<tr{' class=chosen' if mark else ''}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-                   + "</tr>" for row, mark in zip(rows, marked, strict=True))
-    return f"<table><tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>{body}</table>"
+    return [f"<h3>Configuration {html.escape(name)}</h3>", *map(paragraph, describe_configuration(plan)),
+            plot(partial(_plot_ceilings, latent=latent), "Dice after coding the labels over the number of latent "
+                                                         "channels, one line a stride. The table has the numbers."),
+            table(["stride", "channels", "mean", "worst class", "per class", "verdict"], candidate_rows(latent),
+                  [c["chosen"] for c in latent["candidates"]]),
+            plot(partial(_plot_memory, memory=memory), "Feature-map values of each part of the network in training. "
+                                                       "The sentence on memory has the numbers.")]
 
 
 def _label_table(labels: Mapping[str, Any]) -> str:
@@ -69,30 +75,20 @@ def _label_table(labels: Mapping[str, Any]) -> str:
              _range(described["components"]), _range(described["thickness_mm"])]
             for name, described in labels["classes"].items()]
     return ("<p>10th percentile, median and 90th percentile over the cases that hold the class.</p>"
-            + _table(["class", "in cases", "volume in ml", "components", "thickness in mm"], rows, [False] * len(rows)))
+            + table(["class", "in cases", "volume in ml", "components", "thickness in mm"], rows))
 
 
 def _contact_table(labels: Mapping[str, Any]) -> list[str]:
     """Classes that touch each other; what touches only the background is not named."""
     rows = [[" and ".join(contact["between"]), f"{contact['share_of_cases']:.0%}", _range(contact["area_mm2"], 1e-2)]
             for contact in labels["contact"] if "background" not in contact["between"]]
-    return [_table(["classes that touch", "in cases", "area in cm\u00b2"], rows, [False] * len(rows))] if rows else []
+    return [table(["classes that touch", "in cases", "area in cm\u00b2"], rows)] if rows else []
 
 
 def _range(percentiles: Mapping[str, float], factor: float = 1.0) -> str:
     if not percentiles:
         return "not measured"
     return " / ".join(f"{factor * percentiles[key]:.3g}" for key in ("p10", "p50", "p90"))
-
-
-def _figure(draw: Callable[[Axes], None]) -> str:
-    """What `draw` draws, as SVG within the page."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    draw(figure.add_subplot())
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return f"<figure>{svg[svg.index('<svg'):]}</figure>"
 
 
 def _plot_cases(axes: Axes, per_case: Sequence[Sequence[float]], quantity: str, plans: Mapping[str, Any]) -> None:
@@ -108,7 +104,8 @@ def _plot_cases(axes: Axes, per_case: Sequence[Sequence[float]], quantity: str, 
         axes.plot(range(values.shape[1] - len(sizes), values.shape[1]), sizes, marker, mfc="none", color="black",
                   label=f"{label} {name}")
     axes.set(xticks=shown, xlabel="axis", ylabel=quantity)
-    axes.legend(fontsize="small")
+    if planned:
+        axes.legend(fontsize="small")
 
 
 def _plot_ceilings(axes: Axes, latent: Mapping[str, Any]) -> None:

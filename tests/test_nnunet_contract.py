@@ -10,7 +10,9 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from packaging.requirements import Requirement
 
@@ -102,10 +104,14 @@ PARAMETERS = {
     f"{PLANNING}:preprocess_dataset": "dataset_id plans_identifier configurations num_processes verbose",
     "nnunetv2.experiment_planning.verify_dataset_integrity:verify_dataset_integrity": "folder num_processes",
     "nnunetv2.preprocessing.resampling.default_resampling:compute_new_shape": "old_shape old_spacing new_spacing",
+    "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor.__init__": "verbose",
+    "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor.run_case":
+        "image_files seg_file plans_manager configuration_manager dataset_json",
     # readers, labels, plans
     "nnunetv2.imageio.reader_writer_registry:determine_reader_writer_from_dataset_json":
         "dataset_json_content example_file verbose",
     "nnunetv2.imageio.reader_writer_registry:recursive_find_reader_writer_by_name": "rw_class_name",
+    "nnunetv2.imageio.base_reader_writer:BaseReaderWriter.read_images": "image_fnames",
     "nnunetv2.imageio.base_reader_writer:BaseReaderWriter.read_seg": "seg_fname",
     "nnunetv2.imageio.base_reader_writer:BaseReaderWriter.write_seg": "seg output_fname properties",
     "nnunetv2.utilities.utils:get_filenames_of_train_images_and_targets": "raw_dataset_folder dataset_json",
@@ -135,7 +141,8 @@ LOOKS_UP = {
 
 # attributes of nnU-Net's classes that we read
 ATTRIBUTES = {
-    f"{PLANS}:ConfigurationManager": "patch_size batch_size configuration data_identifier network_arch_init_kwargs",
+    f"{PLANS}:ConfigurationManager": "patch_size batch_size configuration data_identifier network_arch_init_kwargs "
+                                     "preprocessor_class spacing",
     PLANNER: "UNet_reference_val_2d UNet_reference_val_3d UNet_reference_val_corresp_bs_2d UNet_vram_target_GB "
              "UNet_reference_val_corresp_bs_3d UNet_reference_val_corresp_GB",
     f"{PLANS}:PlansManager": "image_reader_writer_class plans dataset_name",
@@ -238,6 +245,20 @@ def test_keys_of_the_plans(small_world):
     plans = load_json(str(small_world["model"] / "plans.json"))
     assert not set(PLANS_KEYS) - set(plans)
     assert not set(CONFIGURATION_KEYS) - set(plans["configurations"]["3d_fullres"])
+
+
+def test_what_a_report_reads(small_world):
+    """Of a validation the counts and the probabilities, of a checkpoint the curves."""
+    fold = small_world["model"] / "fold_0"
+    case, *_ = load_json(str(fold / "validation" / "summary.json"))["metric_per_case"]
+    assert {"prediction_file", "metrics"} <= set(case) and set(case["metrics"]) == {"1", "2"}
+    assert {"Dice", "n_ref", "n_pred"} <= set(case["metrics"]["1"])
+    with np.load(fold / "validation" / "case_00.npz") as archive:
+        assert archive["probabilities"].shape == (3, 14, 18, 16)
+    logging = torch.load(fold / "checkpoint_final.pth", weights_only=True)["logging"]
+    for name in ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs", "epoch_start_timestamps",
+                 "epoch_end_timestamps"):
+        assert len(logging[name]) == 1, name
 
 
 def test_names_of_models_are_split_at_two_underscores():

@@ -4,6 +4,7 @@ import configparser
 import importlib.util
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -48,26 +49,35 @@ def test_entry_points_exist(setup_cfg):
     lines = setup_cfg["options.entry_points"]["console_scripts"].strip().splitlines()
     scripts = dict(line.split(" = ") for line in lines)
     assert set(scripts) == {"ldseg_plan_and_preprocess", "ldseg_train", "ldseg_predict", "ldseg_evaluate",
-                            "ldseg_demo", "ldseg_export", "ldseg_import", "ldseg_find_best_configuration"}
+                            "ldseg_demo", "ldseg_export", "ldseg_import", "ldseg_find_best_configuration",
+                            "ldseg_report"}
     for target in scripts.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_wheel_holds_ldseg_auto_only(tmp_path, setup_cfg):
+def test_wheel_and_sdist_hold_ldseg_auto_only(tmp_path, setup_cfg):
     pytest.importorskip("setuptools")
     source = tmp_path / "source"  # setuptools leaves build folders behind
     for name in ("ldseg_auto", "planners", "trainers"):
-        for file in (ROOT / name).rglob("*.py"):
-            _copy(file, source)
+        for file in (ROOT / name).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                _copy(file, source)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         _copy(ROOT / name, source)
-    subprocess.run([sys.executable, "-c", "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])",
-                    str(tmp_path)], cwd=source, check=True, capture_output=True)
+    for what in ("wheel", "sdist"):
+        code = f"import setuptools.build_meta as b, sys; b.build_{what}(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, check=True, capture_output=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ldseg_auto"}
     for package in _listed(setup_cfg):
         assert f"{package.replace('.', '/')}/__init__.py" in names
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sdist:
+        packed = {name.partition("/")[2] for name in sdist.getnames()}
+    data = {str(file.relative_to(ROOT)) for file in (ROOT / "ldseg_auto").rglob("*.*")
+            if file.suffix not in (".py", ".pyc")}
+    assert "ldseg_auto/report/template.html" in data
+    assert data <= set(names) and data <= packed
 
 
 def _copy(file: Path, to: Path) -> None:

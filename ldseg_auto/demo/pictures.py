@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 # Okabe and Ito: safe for the colour-blind
-_COLOURS = ("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
+COLOURS = ("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
 _OVERLAY_OPACITY = 0.55
 _INCHES = 3.2
 
@@ -82,12 +82,12 @@ def _coloured(labels: np.ndarray, foreground: Mapping[str, int]) -> np.ndarray:
 
     colours = np.zeros((*labels.shape, 4))
     for i, value in enumerate(foreground.values()):
-        colours[labels == value] = to_rgba(_COLOURS[i % len(_COLOURS)], _OVERLAY_OPACITY)
+        colours[labels == value] = to_rgba(COLOURS[i % len(COLOURS)], _OVERLAY_OPACITY)
     return colours
 
 
 def _add_legend(figure, foreground: Mapping[str, int]) -> None:
     from matplotlib.patches import Patch
 
-    patches = [Patch(color=_COLOURS[i % len(_COLOURS)], label=name) for i, name in enumerate(foreground)]
+    patches = [Patch(color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(foreground)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldseg_auto.evaluation.calibration import (
+    BINS,
     adaptive_calibration_error,
     area_under_risk_coverage,
     confidence_and_correct,
@@ -28,7 +29,6 @@ from ldseg_auto.inference.export import at_temperature, keep_largest_components
 from ldseg_auto.inference.uncertainty import FOLDER, class_names
 
 _VOXELS_PER_CASE = 20_000  # drawn for the temperature and for the quality of confidences
-_BINS = 15
 _HALVES = 20  # random halves, one to fit and one to measure coverage
 
 
@@ -156,12 +156,12 @@ def quality(cases: Cases, temperature: float) -> dict[str, float]:
         foreground; correlation of expected with true Dice and area under the risk-coverage curve, over the cases.
     """
     regions = [tuple(np.atleast_1d(s)) for s in cases.structures] if cases.labels.has_regions else None
-    bins, sure, right, pairs = np.zeros((3, _BINS)), [], [], []
+    bins, sure, right, pairs = np.zeros((3, BINS)), [], [], []
     for case in cases:
         probabilities = at_temperature(case.probabilities, temperature, cases.labels.has_regions)
         confidence, correct = confidence_and_correct(probabilities, case.truth, case.segmentation, regions,
                                                      cases.labels.ignore_label)
-        bins += reliability_bins(confidence, correct, _BINS)
+        bins += reliability_bins(confidence, correct, BINS)
         chosen = np.random.default_rng(0).permutation(len(confidence))[:_VOXELS_PER_CASE]
         sure.append(confidence[chosen])
         right.append(correct[chosen])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import common, evaluate, plan_and_preprocess, predict, train
+from ldseg_auto.cli import common, evaluate, plan_and_preprocess, predict, report, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.export import ExportOptions
@@ -18,7 +18,7 @@ from ldseg_auto.inference.uncertainty import uncertainty_files
 from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
 from ldseg_auto.trainers.splits import make_splits
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model",
+COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model", "report",
             "find_best_configuration")
 
 
@@ -329,6 +329,21 @@ def test_evaluate_passes_its_flags(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "table of scores\n\nWritten to A/evaluation\n" in printed
     assert "table of scores\n\ntable of differences\n\nWritten to OUT\n" in printed
+
+
+def test_report_passes_its_flags(monkeypatch, capsys):
+    called = Recorder("there.html")
+    monkeypatch.setattr("ldseg_auto.report.run.write_report", called)
+    assert report.main(["4"]) == 0
+    assert called.arguments == () and called.options == {
+        "dataset": "4", "trainer_name": "LDSegTrainer", "plans_name": "LDSegPlans",
+        "checkpoint_name": "checkpoint_final.pth", "cases": 3}
+    assert capsys.readouterr().out == "Report: there.html\n"
+    flags = "-c 2d -tr T -p P -f 0 all -chk checkpoint_best.pth -o x.html --cases 5 -device cpu"
+    assert report.main(["4", *flags.split()]) == 0
+    assert called.options == {
+        "dataset": "4", "configuration": "2d", "trainer_name": "T", "plans_name": "P", "folds": ["0", "all"],
+        "checkpoint_name": "checkpoint_best.pth", "output": "x.html", "cases": 5, "device": "cpu"}
 
 
 def test_colour_images_hold_their_channels_in_one_file(tmp_path):

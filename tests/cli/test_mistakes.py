@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import demo, evaluate, plan_and_preprocess, predict, train
+from ldseg_auto.cli import demo, evaluate, plan_and_preprocess, predict, report, train
 
-PLAN, TRAIN, PREDICT, DEMO = plan_and_preprocess.main, train.main, predict.main, demo.main
+PLAN, TRAIN, PREDICT, DEMO, REPORT = (command.main for command in (plan_and_preprocess, train, predict, demo, report))
 EVALUATE = evaluate.main
 PREDICT_ALL = ["-i", "{images}", "-o", "{out}", "-d", "4"]
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -67,6 +67,18 @@ MISTAKES = {
     "evaluate: same folder": (EVALUATE, ["-i", "{images}", "-r", "{images}"], "same folder", "-i", "-r"),
     "evaluate: unknown ID": (EVALUATE, ["-i", "{images}", "-r", "{model}", "-d", "77"], "no data set 77",
                              "Choose one of: Dataset004_Small"),
+    "report: unknown ID": (REPORT, ["77"], "no data set 77", "Choose one of: Dataset004_Small"),
+    "report: not trained": (REPORT, ["4", "-c", "2d"], "no checkpoint_final.pth",
+                            "3d_fullres/fold_0/checkpoint_final.pth", "ldseg_train 4 0 -c 2d"),
+    "report: trainer": (REPORT, ["4", "-tr", "Other"], "Other__LDSegPlans__*", "-tr"),
+    "report: plans": (REPORT, ["4", "-p", "Other"], "LDSegTrainer__Other__*", "-p"),
+    "report: checkpoint": (REPORT, ["4", "-chk", "checkpoint_best.pth"], "no checkpoint_best.pth", "-chk"),
+    "report: fold": (REPORT, ["4", "-f", "0", "1"], "Fold 1 of", "folds are: 0 2", "ldseg_train 4 1"),
+    "report: fold's name": (REPORT, ["4", "-f", "first"], "Fold 'first'", "all"),
+    "report: folder": (REPORT, ["4", "-o", "{model}"], "is a folder", "-o"),
+    "report: below a file": (REPORT, ["4", "-o", "{model}/plans.json/report.html"], "plans.json is a file", "-o"),
+    "report: damaged checkpoint": (REPORT, ["4", "-o", "{out}/report.html"], "checkpoint_final.pth cannot be read",
+                                   "train again"),
     "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
 }
 
@@ -80,10 +92,20 @@ def test_mistake(name, world, capsys):
 @pytest.mark.parametrize("command, arguments, variable", [
     (PLAN, ["-d", "4"], "nnUNet_raw"), (PLAN, ["-d", "4"], "nnUNet_preprocessed"),
     (TRAIN, ["4", "0"], "nnUNet_preprocessed"), (TRAIN, ["4", "0"], "nnUNet_results"),
-    (PREDICT, PREDICT_ALL, "nnUNet_results")])
+    (PREDICT, PREDICT_ALL, "nnUNet_results"), (REPORT, ["4"], "nnUNet_results")])
 def test_variable_not_set(command, arguments, variable, world, monkeypatch, capsys):
     monkeypatch.delenv(variable)
     _fails(capsys, command, arguments, f"{variable} is not set", f"export {variable}=")
+
+
+def test_device_that_is_not_there(world, monkeypatch, capsys):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    _fails(capsys, REPORT, ["4", "-device", "mps"], "mps is not available", "-device cpu")
+
+
+def test_folder_that_may_not_be_written_to(world, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    _fails(capsys, REPORT, ["4"], f"may not write to {world['model']}", "-o")
 
 
 def test_raw_folder_does_not_exist(world, monkeypatch, capsys):
@@ -163,13 +185,15 @@ def test_wrong_images(damage, parts, world, capsys):
 
 def test_model_without_its_description(world, capsys):
     (world["model"] / "plans.json").unlink()
-    _fails(capsys, PREDICT, [argument.format(**world) for argument in PREDICT_ALL], "plans.json is missing")
+    for command, arguments in ((PREDICT, PREDICT_ALL), (REPORT, ["4"])):
+        _fails(capsys, command, [argument.format(**world) for argument in arguments], "plans.json is missing")
 
 
 @pytest.mark.parametrize("command, arguments", [
     (PLAN, []), (PLAN, ["-d", "4", "--expl"]), (TRAIN, ["4"]), (TRAIN, ["4", "0", "--epochs", "0"]),
     (TRAIN, ["4", "0", "--max_minutes", "-1"]), (PREDICT, [*PREDICT_ALL, "--samples", "many"]),
-    (PREDICT, [*PREDICT_ALL, "--sample", "3"]), (TRAIN, ["4", "0", "-device", "gpu"]),
+    (PREDICT, [*PREDICT_ALL, "--sample", "3"]), (TRAIN, ["4", "0", "-device", "gpu"]), (REPORT, []),
+    (REPORT, ["4", "--cases", "0"]), (REPORT, ["4", "--case", "3"]),
     (EVALUATE, ["-i", "a"]), (EVALUATE, ["-i", "a", "-r", "b", "--tolerance", "0"]),
     (EVALUATE, ["-i", "a", "-r", "b", "--tolerance", "organ="]), (EVALUATE, ["-i", "a", "-r", "b", "-np", "0"]),
     (EVALUATE, ["-i", "a", "-r", "b", "-d", "4", "-djfile", "c"])])

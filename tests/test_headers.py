@@ -1,0 +1,24 @@
+"""What headers tell without reading voxels."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from ldseg_auto.headers import voxel_ml
+
+
+@pytest.fixture
+def files(tmp_path):
+    volume = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8))
+    volume.SetSpacing((0.5, 2.0, 4.0))
+    sitk.WriteImage(volume, str(tmp_path / "volume.nii.gz"))
+    sitk.WriteImage(volume[:, :, 0], str(tmp_path / "slice.nii.gz"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name, reader, expected", [
+    ("volume.nii.gz", "SimpleITKIO", 0.004), ("volume.nii.gz", "NibabelIOWithReorient", 0.004),
+    ("volume.nii.gz", "NaturalImage2DIO", None), ("slice.nii.gz", "SimpleITKIO", None),
+    ("none.nii.gz", "SimpleITKIO", None)])
+def test_volume_of_a_voxel(name, reader, expected, files):
+    assert voxel_ml(files / name, reader) == (None if expected is None else pytest.approx(expected))
