@@ -66,11 +66,10 @@ def test_sample_k_is_sample_k(in_small_world, image, monkeypatch):
 def test_batching_changes_nothing(in_small_world, image, monkeypatch, mirroring):
     predictor = load(in_small_world["model"], use_mirroring=mirroring, steps=2, eta=1.0)
     results = []
-    for size in (1, 3, 16):
+    for size in (3, 16):
         monkeypatch.setattr(predictor, "_images_per_batch", lambda size=size: size)
         results.append(probabilities(predictor, image))
     assert torch.allclose(results[0], results[1], atol=1e-5)
-    assert torch.allclose(results[0], results[2], atol=1e-5)
 
 
 def test_tile_order_changes_nothing(in_small_world, image, monkeypatch):

@@ -48,16 +48,18 @@ def write_fold(model, number, cases):
         shutil.copy(truth / f"{case}.nii.gz", validation)
 
 
-def test_two_jobs_one_validation_one_ensemble(two_folds, tmp_path, capsys):
-    """Of few cases: the validation takes its time."""
+def test_two_folds_one_validation_one_ensemble(two_folds, tmp_path, capsys):
+    """Of few cases: the validation takes its time. One fold is trained by a job, the other here."""
     few = [{"train": CASES[2:5], "val": CASES[:1]}, {"train": CASES[5:], "val": CASES[1:2]}]
     (two_folds["preprocessed"] / "splits_final.json").write_text(json.dumps(few))
-    call = ["7", "0", "1", "-c", "3d_fullres", "--cluster", "local", *SHORT]
+    call = ["7", "0", "-c", "3d_fullres", "--cluster", "local", *SHORT]
     assert train.main(call) == 1
     assert "case_01, case_05, case_06, case_07, case_08 and 1 more is in neither part" in capsys.readouterr().err
     assert train.main([*call, "--allow_unused_cases"]) == 0
     model = two_folds["model"]
-    assert len(list((model / "jobs").glob("*_0_log.out"))) == 2
+    assert len(list((model / "jobs").glob("*_0_log.out"))) == 1
+    assert not list(model.glob("crossval*"))
+    assert train.main(["7", "1", "-c", "3d_fullres", "--allow_unused_cases", *SHORT]) == 0
     merged = model / "crossval_results_folds_0_1"
     assert sorted(path.name for path in merged.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in CASES[:2]]
     scored = json.loads((merged / "summary.json").read_text())["metric_per_case"]
