@@ -118,24 +118,15 @@ def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[s
         before and after the temperature, coverage of the intervals on cases they were not fitted to.
     """
     cases = Cases(folder, names, model)
-    regions = [tuple(np.atleast_1d(s)) for s in cases.structures] if cases.labels.has_regions else None
-    logs, labels = [], []
-    dice, cleaned, volumes = [], [], []
+    dice, cleaned = [], []
     for case in cases:
-        drawn = _draw(case, cases.labels.ignore_label)
-        log_odds, truth = _classes_of(case, drawn, regions)
-        logs.append(log_odds)
-        labels.append(truth)
         dice.append(cases.dice(case.segmentation, case.truth))
         cleaned.append(np.array([cases.dice(keep_largest_components(case.segmentation, (structure,)), case.truth)[index]
                                  for index, structure in enumerate(cases.structures)]))
-        volumes.append([[case.figures[name]["volume_ml"], case.figures[name]["deviation_ml"],
-                         float(np.isin(case.truth, structure).sum()) * case.voxel_ml]
-                        for name, structure in zip(cases.classes, cases.structures, strict=True)])
-    temperature = fit_temperature(np.concatenate(logs), np.concatenate(labels)) if sum(map(len, logs)) else 1.0
+    temperature = temperature_of(cases)
     gain = np.nanmean(np.nan_to_num(cleaned) - np.nan_to_num(dice), axis=0)
     largest = tuple(s for s, g in zip(cases.structures, gain, strict=True) if g > 0)
-    volume, unit, true = np.moveaxis(np.array(volumes), -1, 0)  # each (cases, classes)
+    volume, unit, true = volumes_of(cases)
     scales = [interval_scale(volume[:, k] - true[:, k], unit[:, k]) for k in range(volume.shape[1])]
     known_scales = tuple(scale for scale in scales if scale is not None)
     finish = Finish(temperature, largest, known_scales if len(known_scales) == len(scales) else ())
@@ -148,6 +139,24 @@ def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[s
                                                    for k in range(volume.shape[1])], strict=True))}
 
 
+def temperature_of(cases: Cases) -> float:
+    """The temperature that fits the probabilities of these cases, at voxels around their foreground."""
+    regions = _regions(cases)
+    logs, labels = zip(*(_classes_of(case, _draw(case, cases.labels.ignore_label), regions) for case in cases),
+                       strict=True)
+    return fit_temperature(np.concatenate(logs), np.concatenate(labels)) if sum(map(len, logs)) else 1.0
+
+
+def volumes_of(cases: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(cases, classes) each, in ml: predicted volume, the unit of its interval (`uncertainty.volume_deviation`), true
+    volume."""
+    rows = [[[case.figures[name]["volume_ml"], case.figures[name]["deviation_ml"],
+              float(np.isin(case.truth, structure).sum()) * case.voxel_ml]
+             for name, structure in zip(cases.classes, cases.structures, strict=True)] for case in cases]
+    volume, unit, true = np.moveaxis(np.array(rows), -1, 0)
+    return volume, unit, true
+
+
 def quality(cases: Cases, temperature: float) -> dict[str, float]:
     """How far the probabilities of these cases can be trusted, at a temperature.
 
@@ -155,7 +164,7 @@ def quality(cases: Cases, temperature: float) -> dict[str, float]:
         expected and adaptive calibration error and AUROC of entropy for wrong voxels, over the boxes around the
         foreground; correlation of expected with true Dice and area under the risk-coverage curve, over the cases.
     """
-    regions = [tuple(np.atleast_1d(s)) for s in cases.structures] if cases.labels.has_regions else None
+    regions = _regions(cases)
     bins, sure, right, pairs = np.zeros((3, BINS)), [], [], []
     for case in cases:
         probabilities = at_temperature(case.probabilities, temperature, cases.labels.has_regions)
@@ -193,6 +202,10 @@ def coverage_on_others(errors: np.ndarray, units: np.ndarray) -> float | None:
         if scale is not None and len(others):
             shares.append((np.abs(errors[others]) <= scale * units[others]).mean())
     return float(np.mean(shares)) if shares else None
+
+
+def _regions(cases: Cases) -> list[tuple[int, ...]] | None:
+    return [tuple(np.atleast_1d(s)) for s in cases.structures] if cases.labels.has_regions else None
 
 
 def _draw(case: Case, ignore_label: int | None) -> np.ndarray:
