@@ -3,8 +3,8 @@
     python benchmarks/uncertainty.py Dataset004_Hippocampus --peer nnUNetTrainerAdamWWithinBudget
 
 Predicts the validation cases of a fold with both models (ours: the mean of the plans' samples; no mirroring for
-either), which must have been trained before, for the same time (benchmarks/equal_time.py). Temperature and intervals are
-fitted on one half of the cases and measured on the other, and the other way round. Writes
+either), which must have been trained before, for the same time (benchmarks/equal_time.py). Temperature and intervals
+are fitted on one half of the cases and measured on the other, and the other way round. Writes
 benchmarks/results/uncertainty_*.json and the table of docs/uncertainty.md.
 """
 
