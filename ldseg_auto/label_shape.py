@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from sklearn.neighbors import KDTree
 
 # Slope of the distance to the border: 1 on the way away from it, 0 along the ridge of a tube, sin(angle) along that of
 # a cone.
@@ -52,12 +52,15 @@ def local_thickness_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndar
 
 
 def _largest_ball(centres_mm: np.ndarray, radii_mm: np.ndarray) -> np.ndarray:
-    """For each centre the index of the largest of the balls that it lies in."""
-    tree = cKDTree(centres_mm)
+    """For each centre the index of the largest of the balls that it lies in.
+
+    Not by scipy's tree: with a coordinate of 0 it crashes where torch flushes subnormal numbers, as in training.
+    """
+    tree = KDTree(centres_mm)
     ball = np.full(len(radii_mm), -1)
     for index in np.argsort(-radii_mm, kind="stable"):
         if ball[index] < 0:
-            within = np.array(tree.query_ball_point(centres_mm[index], radii_mm[index]))
+            within = tree.query_radius(centres_mm[index:index + 1], radii_mm[index])[0]
             ball[within[ball[within] < 0]] = index
     return ball
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from ldseg_auto.label_shape import contact_areas_mm2, local_thickness_mm
 
@@ -63,3 +64,15 @@ def test_contact_is_the_area_of_the_faces_between():
     box = 2 * (3 * 4 * 15 + 2 * 4 * 10 + 2 * 3 * 6)
     assert areas[0, 1] == box - 15
     assert np.array_equal(areas, areas.T) and not areas.diagonal().any()
+
+
+def test_it_survives_that_subnormal_numbers_are_flushed():
+    """As in the process of a training; scipy's tree crashes then."""
+    mask = np.zeros((12, 12, 12), bool)
+    mask[:, 3:9, 3:9] = True
+    before = local_thickness_mm(mask, (1, 1, 1))
+    torch.set_flush_denormal(True)
+    try:
+        assert np.array_equal(local_thickness_mm(mask, (1, 1, 1)), before)
+    finally:
+        torch.set_flush_denormal(False)

@@ -108,6 +108,12 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         super().on_train_start()
         self._start_code()
 
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        finally:
+            torch.set_flush_denormal(False)  # other libraries of this process do not expect it
+
     def _start_code(self) -> None:
         """From principal components, unless the network has been trained before (continued, pretrained)."""
         network = self.unwrapped_network

@@ -18,6 +18,7 @@ from ldseg_auto.folders import (
     find_dataset,
     find_model,
     folder_of,
+    model_folder,
     parse_folds,
     read_json,
     require_environment,
@@ -69,7 +70,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     _require_processes(num_processes_preprocessing, num_processes_export)
     require_environment(RESULTS)
     dataset = find_dataset(dataset)
-    best = load_best(folder_of(RESULTS) / dataset, trainer_name, plans_name) if use_choice else None
+    best = _chosen(dataset, trainer_name, plans_name) if use_choice else None
     if configurations is None and best is not None:
         configurations = best.configurations
         print(f"Configurations chosen by ldseg_find_best_configuration: {' and '.join(configurations)}")
@@ -114,6 +115,16 @@ def _find_models(dataset: str, trainer_name: str, plans_name: str, configuration
         models[model] = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
         require_trained_folds(model, models[model], checkpoint_name)
     return models
+
+
+def _chosen(dataset: str, trainer_name: str, plans_name: str) -> Best | None:
+    """The best configurations, if all of them are there (an imported model may lack one)."""
+    best = load_best(folder_of(RESULTS) / dataset, trainer_name, plans_name)
+    missing = [name for name in (best.configurations if best else ())
+               if not model_folder(dataset, trainer_name, plans_name, name).is_dir()]
+    if missing:
+        print(f"ldseg_find_best_configuration chose {' and '.join(missing)}, which is not trained here: not used.")
+    return None if missing else best
 
 
 def _sampler(model: Path, asked: dict[str, Any], use_choice: bool) -> dict[str, Any]:

@@ -158,6 +158,16 @@ def test_a_pair_may_win(world, tmp_path, monkeypatch, capsys):
     assert models.max() > 0.01
 
 
+def test_a_choice_that_is_not_there_is_not_used(world, tmp_path, capsys):
+    results = world["nnUNet_results"] / "Dataset007_Small"
+    save_best(results, "LDSegTrainer", "LDSegPlans", Best(("3d_lowres", "3d_fullres"), Finish()), {})
+    save_choice(world["model"], Choice(Sampler(1, 1, 0.0, False), Finish()), {})
+    assert predict.main(["-i", str(world["images"]), "-o", str(tmp_path / "out"), "-d", "7", "-device", "cpu", "-npp",
+                         "0", "-nps", "0", "--disable_progress_bar"]) == 0
+    printed = capsys.readouterr().out
+    assert "chose 3d_lowres, which is not trained here" in printed and "1 x 1 (samples x steps)" in printed
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["7", "-f", "1"], "no trained fold 1"),
     (["7", "-f", "all"], "no trained fold all"),
