@@ -36,6 +36,19 @@ def fold_state(fold: Path, cases: Sequence[str], ending: str, with_probabilities
     return FINISHED if written and (validation / "summary.json").is_file() else TRAINED
 
 
+def folds_begun(model: Path) -> list[Fold]:
+    """The folds of a model that have a checkpoint."""
+    names = {path.parent.name.removeprefix("fold_") for path in model.glob("fold_*/checkpoint_*.pth")}
+    return [int(name) if name.isdecimal() else name for name in sorted(names)]
+
+
+def is_merged(model: Path, number: int) -> bool:
+    """Whether the validations of folds 0 to `number` - 1 are merged as they are now."""
+    merged = merged_folder(model, range(number)) / "summary.json"
+    summaries = [model / f"fold_{fold}" / "validation" / "summary.json" for fold in range(number)]
+    return merged.is_file() and all(merged.stat().st_mtime_ns > summary.stat().st_mtime_ns for summary in summaries)
+
+
 def require_same_plans(model: Path, plans: dict, configuration: str, folds: Sequence[Fold]) -> None:
     """Raise where folds that are to stay were trained by other plans than these."""
     file = model / "plans.json"
@@ -43,7 +56,8 @@ def require_same_plans(model: Path, plans: dict, configuration: str, folds: Sequ
         trained = json.loads(file.read_text())["configurations"].get(configuration)
         if trained != json.loads(json.dumps(plans["configurations"][configuration])):
             raise LDSegError(f"Fold {', '.join(map(str, folds))} of {model.name} was trained by other plans than those "
-                             "of now.", "Train with --restart, or give the new plans a name of their own (-p).")
+                             "of now.", "Train these too with --restart, move them away, or give the new plans a "
+                             "name of their own (-p).")
 
 
 def merged_folder(model: Path, folds: Sequence[int]) -> Path:

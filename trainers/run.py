@@ -30,7 +30,17 @@ from ldseg_auto.folders import (
     require_folds_to_train,
     require_preprocessed,
 )
-from ldseg_auto.trainers.crossval import FINISHED, NEW, STARTED, TRAINED, fold_state, merge_folds, require_same_plans
+from ldseg_auto.trainers.crossval import (
+    FINISHED,
+    NEW,
+    STARTED,
+    TRAINED,
+    fold_state,
+    folds_begun,
+    is_merged,
+    merge_folds,
+    require_same_plans,
+)
 from ldseg_auto.trainers.splits import Split, prepare_splits
 
 
@@ -128,7 +138,7 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     splits = prepare_splits(folder_of(PREPROCESSED) / dataset, cases, group_by, allow_unused_cases)
     states = {fold: NEW if restart else fold_state(model / f"fold_{fold}", _validation_cases(fold, splits, cases),
                                                    ending, save_probabilities) for fold in chosen}
-    require_same_plans(model, plans, configuration, [fold for fold, state in states.items() if state != NEW])
+    require_same_plans(model, plans, configuration, [fold for fold in folds_begun(model) if states.get(fold) != NEW])
     return Work(dataset, configuration, model, cases, splits, ending, states)
 
 
@@ -145,6 +155,8 @@ def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
     folds = [work.model / f"fold_{number}" for number in range(len(work.splits))]
     if len(folds) > 1 and all(fold_state(fold, split["val"], work.ending) == FINISHED
                               for fold, split in zip(folds, work.splits, strict=True)):
+        if is_merged(work.model, len(folds)):
+            return
         merged = merge_folds(work.model, work.splits, work.cases, work.ending, allow_unused_cases=allow_unused_cases)
         print(f"Validations of all folds: {merged}")
 
@@ -156,15 +168,19 @@ def _train(trainer: Any, continue_training: bool, only_validate: bool, pretraine
     maybe_load_checkpoint(trainer, resumed, only_validate, None if resumed or only_validate else pretrained_weights)
     if only_validate:
         return
-    if not continue_training:
-        _set_aside(Path(trainer.output_folder))
+    _set_aside(Path(trainer.output_folder), with_checkpoints=not continue_training)
     trainer.run_training()
 
 
-def _set_aside(fold: Path) -> None:
-    """Keep an earlier training's checkpoints under other names: --c would otherwise continue that training."""
-    for path in fold.glob("checkpoint_*.pth"):
+def _set_aside(fold: Path, with_checkpoints: bool) -> None:
+    """Keep what an earlier training left under other names: its validation would be taken for that of the new one, and
+    its checkpoints, where training begins anew, would be continued."""
+    for path in fold.glob("checkpoint_*.pth") if with_checkpoints else ():
         path.replace(path.with_name(f"previous_{path.name}"))
+    validation, previous = fold / "validation", fold / "previous_validation"
+    if validation.exists():
+        rmtree(previous, ignore_errors=True)
+        validation.rename(previous)
 
 
 def _validate(trainer: Any, best: bool, save_probabilities: bool) -> None:

@@ -117,8 +117,14 @@ def test_finished_folds_are_merged_with_the_last(two_folds):
     assert not list(two_folds["model"].glob("crossval*"))
     write_fold(two_folds["model"], 1, CASES[5:])
     train_folds("7", [0], "3d_fullres", device="cpu")
-    summary = json.loads((two_folds["model"] / "crossval_results_folds_0_1" / "summary.json").read_text())
+    merged = two_folds["model"] / "crossval_results_folds_0_1" / "summary.json"
+    summary, written = json.loads(merged.read_text()), merged.stat().st_mtime_ns
     assert summary["foreground_mean"]["Dice"] == 1 and len(summary["metric_per_case"]) == 10
+    train_folds("7", [0], "3d_fullres", device="cpu")
+    assert merged.stat().st_mtime_ns == written, "nothing is new"
+    (two_folds["model"] / "fold_1" / "validation" / "summary.json").touch()
+    train_folds("7", [0], "3d_fullres", device="cpu")
+    assert merged.stat().st_mtime_ns > written
     (two_folds["model"] / "fold_1" / "validation" / "case_09.nii.gz").unlink()
     with pytest.raises(LDSegError, match=r"Fold 1 of .* is not finished \(trained\)"):
         merge_folds(two_folds["model"], TWO_FOLDS, CASES, ".nii.gz")
@@ -148,3 +154,5 @@ def test_other_plans_are_refused(two_folds):
     (two_folds["model"] / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(LDSegError, match="Fold 0 of .* was trained by other plans"):
         train_folds("7", [0], "3d_fullres", device="cpu")
+    with pytest.raises(LDSegError, match="Fold 0 of .* was trained by other plans"):
+        train_folds("7", [1], "3d_fullres", device="cpu")  # one folder holds one plan

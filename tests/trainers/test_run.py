@@ -14,6 +14,9 @@ def test_a_new_training_sets_the_old_checkpoints_aside_and_a_finished_one_is_onl
     first = (fold / "checkpoint_final.pth").read_bytes()
     train(continue_training=True, max_minutes=60.0)
     assert (fold / "checkpoint_final.pth").read_bytes() == first
+    (fold / "validation").mkdir()
+    (fold / "validation" / "old").touch()  # a kill before the new validation must not leave this one in its place
     train(epochs=1, restart=True)
     assert (fold / "previous_checkpoint_final.pth").read_bytes() == first
+    assert (fold / "previous_validation" / "old").is_file() and not (fold / "validation").exists()
     assert (fold / "checkpoint_final.pth").read_bytes() != first
