@@ -84,8 +84,15 @@ PARAMETERS = {
     "nnunetv2.inference.sliding_window_prediction:compute_steps_for_sliding_window":
         "image_size tile_size tile_step_size",
     "nnunetv2.ensembling.ensemble:average_probabilities": "list_of_files",
-    "nnunetv2.ensembling.ensemble:merge_files": "list_of_files output_filename_truncated output_file_ending "
-                                                "image_reader_writer label_manager save_probabilities",
+    # folds and what follows them
+    "nnunetv2.utilities.crossval_split:generate_crossval_split": "train_identifiers seed n_splits",
+    "nnunetv2.evaluation.accumulate_cv_results:accumulate_cv_results":
+        "trained_model_folder merged_output_folder folds num_processes",
+    "nnunetv2.postprocessing.remove_connected_components:remove_all_but_largest_component_from_segmentation":
+        "segmentation labels_or_regions",
+    "nnunetv2.training.dataloading.nnunet_dataset:infer_dataset_class": "folder",
+    "nnunetv2.training.dataloading.nnunet_dataset:nnUNetDatasetBlosc2.__init__": "folder",
+    "nnunetv2.training.dataloading.nnunet_dataset:nnUNetDatasetBlosc2.load_case": "identifier",
     # the planner
     f"{PLANNER}.__init__": "dataset_name_or_id gpu_memory_target_in_gb preprocessor_name plans_name "
                            "overwrite_target_spacing suppress_transpose",
@@ -124,8 +131,11 @@ PARAMETERS = {
 
 # a function or method -> names that its code must look up: those we bind for the call, and hooks that it must reach
 LOOKS_UP = {
-    f"{TRAINER}.perform_actual_validation": "nnUNetPredictor manual_initialization "
+    f"{TRAINER}.perform_actual_validation": "nnUNetPredictor manual_initialization export_prediction_from_logits "
                                             "predict_sliding_window_return_logits",
+    "nnunetv2.inference.export_prediction:convert_predicted_logits_to_segmentation_with_correct_shape":
+        "resampling_fn_probabilities apply_inference_nonlin",
+    "nnunetv2.evaluation.accumulate_cv_results:accumulate_cv_results": "nnUNet_raw nnUNet_preprocessed",
     f"{PREDICTOR}.predict_from_data_iterator": "export_prediction_from_logits predict_logits_from_preprocessed_data",
     f"{PREDICTOR}.predict_from_files_sequential":
         "export_prediction_from_logits predict_logits_from_preprocessed_data",
@@ -142,10 +152,11 @@ LOOKS_UP = {
 # attributes of nnU-Net's classes that we read
 ATTRIBUTES = {
     f"{PLANS}:ConfigurationManager": "patch_size batch_size configuration data_identifier network_arch_init_kwargs "
-                                     "preprocessor_class spacing",
+                                     "preprocessor_class spacing resampling_fn_probabilities",
     PLANNER: "UNet_reference_val_2d UNet_reference_val_3d UNet_reference_val_corresp_bs_2d UNet_vram_target_GB "
              "UNet_reference_val_corresp_bs_3d UNet_reference_val_corresp_GB",
-    f"{PLANS}:PlansManager": "image_reader_writer_class plans dataset_name",
+    f"{PLANS}:PlansManager": "image_reader_writer_class plans dataset_name transpose_forward transpose_backward "
+                             "original_median_spacing_after_transp",
     "nnunetv2.utilities.label_handling.label_handling:LabelManager":
         "all_labels foreground_labels foreground_regions has_regions has_ignore_label ignore_label "
         "num_segmentation_heads",
@@ -206,7 +217,7 @@ def test_constructors_that_we_override_have_nothing_new(name):
 
 @pytest.mark.parametrize("name", [f"{TRAINER}.build_network_architecture",
                                   "nnunetv2.inference.export_prediction:export_prediction_from_logits",
-                                  "nnunetv2.ensembling.ensemble:merge_files"])
+                                  "nnunetv2.evaluation.accumulate_cv_results:accumulate_cv_results"])
 def test_what_we_pass_by_position_comes_first(name):
     expected = PARAMETERS[name].split()
     assert [p for p in inspect.signature(find(name)).parameters if p != "self"][:len(expected)] == expected
@@ -245,6 +256,15 @@ def test_keys_of_the_plans(small_world):
     plans = load_json(str(small_world["model"] / "plans.json"))
     assert not set(PLANS_KEYS) - set(plans)
     assert not set(CONFIGURATION_KEYS) - set(plans["configurations"]["3d_fullres"])
+
+
+def test_what_an_export_goes_back_by(small_world):
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    folder = str(small_world["preprocessed"] / "LDSegPlans_3d_fullres")
+    image, labels, previous, properties = infer_dataset_class(folder)(folder).load_case("case_00")
+    assert image.shape == labels.shape == (1, 14, 18, 16) and previous is None
+    assert {"spacing", "bbox_used_for_cropping", "shape_before_cropping",
+            "shape_after_cropping_and_before_resampling"} <= set(properties)
 
 
 def test_what_a_report_reads(small_world):

@@ -104,7 +104,7 @@ def load_best(results: Path, trainer_name: str, plans_name: str) -> Best | None:
 
 def save_choice(model: Path, choice: Choice, evidence: Mapping[str, Any]) -> None:
     """Write a model's choice with the figures that led to it."""
-    content = {"ldseg_inference_format": FORMAT, **asdict(choice), "evidence": evidence}
+    content = {"ldseg_inference_format": FORMAT, **asdict(choice), "evidence": _without_nan(evidence)}
     write_text(model / FILE_NAME, json.dumps(content, indent=2))
 
 
@@ -112,7 +112,7 @@ def save_best(results: Path, trainer_name: str, plans_name: str, best: Best, evi
     """Write the best configurations beside those of other trainers and plans."""
     content = _read(results / FILE_NAME) or {}
     content |= {"ldseg_inference_format": FORMAT,
-                f"{trainer_name}__{plans_name}": {**asdict(best), "evidence": evidence}}
+                f"{trainer_name}__{plans_name}": {**asdict(best), "evidence": _without_nan(evidence)}}
     write_text(results / FILE_NAME, json.dumps(content, indent=2))
 
 
@@ -153,6 +153,15 @@ def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     if set(content) != set(names):
         raise ValueError(f"keys {sorted(content)}, expected {sorted(names)}")
     return dict(content)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null takes its place."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def _is(kind: type | tuple[type, ...], value: Any) -> bool:

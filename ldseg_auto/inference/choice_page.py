@@ -35,7 +35,7 @@ def write_page(file: Path, dataset: str, searches: Mapping[str, Sequence[Mapping
              "cases) of the best.</p>"]
     for name, rows in searches.items():
         parts += [f"<h2>{html.escape(name)}</h2>", _table(rows)]
-    if len(evidence["finalists"]) > 1:
+    if evidence["finalists"]:
         parts += ["<h2>Configurations and pairs</h2>", _table(
             [{**row, "configurations": " + ".join(row["configurations"])} for row in evidence["finalists"]])]
     confirmed = evidence["confirmed"]
@@ -63,6 +63,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "too few cases" if value is None else html.escape(str(value))
+    if value is None or value != value:  # NaN
+        return "too few cases"
+    return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))

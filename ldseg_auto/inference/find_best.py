@@ -118,7 +118,8 @@ def find_best_configuration(dataset: str, configurations: Sequence[str] | None =
         save_choice(model.folder, Choice(samplers[model.name], fitted), {"search": tables[model.name],
                                                                          "confirmed": confirmed})
     best = Best(tuple(model.name for model in chosen.models), fitted)
-    evidence = {"finalists": [_row(finalist, finalist is chosen) for finalist in finalists], "confirmed": confirmed,
+    compared = finalists if len(finalists) > 1 else []
+    evidence = {"finalists": [_row(finalist, finalist is chosen) for finalist in compared], "confirmed": confirmed,
                 "samplers": {name: str(sampler) for name, sampler in samplers.items()}}
     save_best(results, trainer_name, plans_name, best, evidence)
     write_page(results / "ldseg_inference.html", dataset, tables, evidence, best)

@@ -45,8 +45,9 @@ CHOICE = Choice(Sampler(5, 2, 0.0, False), Finish(1.25, (1, (1, 2)), (2.0, 3.5))
 
 def test_a_choice_is_read_as_it_was_written(tmp_path):
     assert load_choice(tmp_path) is None and load_best(tmp_path, "T", "P") is None
-    save_choice(tmp_path, CHOICE, {"search": []})
+    save_choice(tmp_path, CHOICE, {"search": [{"dice": float("nan")}]})
     assert load_choice(tmp_path) == CHOICE
+    assert "NaN" not in (tmp_path / "ldseg_inference.json").read_text()
     results = tmp_path / "results"
     results.mkdir()
     save_best(results, "T", "P", Best(("2d", "3d_fullres"), CHOICE.finish), {})
