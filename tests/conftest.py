@@ -115,6 +115,17 @@ def in_small_world(small_world: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     return small_world
 
 
+@pytest.fixture
+def own_small_world(small_world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A copy of `small_world` for one test, with nnU-Net's environment variables set to it."""
+    root = small_world["nnUNet_raw"].parent
+    shutil.copytree(root, tmp_path / "world")
+    world = {name: tmp_path / "world" / path.relative_to(root) for name, path in small_world.items()}
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(world[variable]))
+    return world
+
+
 SMALL_DATASET = "Dataset007_Small"
 # z, y, x; the last is smaller than any patch in one axis, the one before needs several tiles
 _SHAPES = [(14, 18, 16)] * 10 + [(14, 40, 16), (5, 18, 30)]

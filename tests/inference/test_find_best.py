@@ -1,7 +1,6 @@
 """The choice of sampler and configuration: its rules, and once on the tiny models."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -88,17 +87,12 @@ def test_coverage_is_counted_on_cases_that_were_not_fitted():
 
 
 @pytest.fixture
-def world(small_world, tmp_path, monkeypatch):
-    """A copy of the small world, and few samplers to search."""
-    root = small_world["nnUNet_raw"].parent
-    shutil.copytree(root, tmp_path / "world")
-    world = {name: tmp_path / "world" / path.relative_to(root) for name, path in small_world.items()}
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(world[variable]))
+def world(own_small_world, monkeypatch):
+    """The small world, and few samplers to search."""
     monkeypatch.setattr(search, "STEPS", (1, 2))
     monkeypatch.setattr(search, "SAMPLES", (1, 3))
     monkeypatch.setattr(search, "_FIRST_SAMPLES", (1,))
-    return world
+    return own_small_world
 
 
 def read(file):

@@ -21,20 +21,15 @@ SHORT = ["--epochs", "1", "--iterations_per_epoch", "2", "-device", "cpu", "--se
 
 
 @pytest.fixture
-def two_folds(small_world, tmp_path, monkeypatch):
-    """A copy of the small world with a split of two folds, none of them trained."""
-    root = small_world["nnUNet_raw"].parent
-    shutil.copytree(root, tmp_path / "world")
-    world = {name: tmp_path / "world" / path.relative_to(root) for name, path in small_world.items()}
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(world[variable]))
-    (world["preprocessed"] / "splits_final.json").write_text(json.dumps(TWO_FOLDS))
-    shutil.rmtree(world["model"])
-    shutil.rmtree(world["model_2d"])
+def two_folds(own_small_world, monkeypatch):
+    """The small world with a split of two folds, none of them trained."""
+    (own_small_world["preprocessed"] / "splits_final.json").write_text(json.dumps(TWO_FOLDS))
+    shutil.rmtree(own_small_world["model"])
+    shutil.rmtree(own_small_world["model_2d"])
     # jobs are processes of their own
     checkout = str(Path(__file__).resolve().parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([checkout, os.environ.get("PYTHONPATH", "")]))
-    return world
+    return own_small_world
 
 
 def write_fold(model, number, cases):
