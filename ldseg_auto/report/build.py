@@ -12,19 +12,22 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from ldseg_auto.folders import DEFAULT_TRAINER, PREPROCESSED, RAW, read_json
+from ldseg_auto.inference.choice import FILE_NAME as CHOICE_NAME
+from ldseg_auto.inference.choice import load_choice
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.networks.ldseg_net import unwrapped
 from ldseg_auto.planners.report import configuration_sections, data_sections
 from ldseg_auto.report import film, page, reliability
 from ldseg_auto.report.cases import Case, class_names, find_cases, worst_and_best
 from ldseg_auto.report.model import Model
-from ldseg_auto.report.parts import paragraph
+from ldseg_auto.report.parts import paragraph, table
 from ldseg_auto.report.pictures import Palette, palette
 from ldseg_auto.report.training import curves_section, signs_section
 from ldseg_auto.report.volumes import highest_entropy
 from ldseg_auto.report.walk import Walk, walk
 from ldseg_auto.trainers import checkpoint
 
+_MEASURED = ("seconds", "dice", "nsd", "calibration_error")
 
 def build(model: Model, file: Path, number: int, device: torch.device, left_out: Sequence[str]) -> None:
     """Write the page.
@@ -51,7 +54,8 @@ def build(model: Model, file: Path, number: int, device: torch.device, left_out:
         "summary": page.summary_section(cases, classes), "cases": page.cases_section(cases),
         "worst-best": page.worst_best_section(worst, best), "viewer": page.viewer_section(found, cases),
         "reliability": _reliability(model, found), "training": training,
-        "film": _film(model, [cases[i] for i in found.slices], device, colours), "plans": _plans(model)}
+        "film": _film(model, [cases[i] for i in found.slices], device, colours),
+        "plans": [*_plans(model), *_choice(model)]}
     sentences = [*left_out, *without_images, *without_validation, *_limits_of(model, cases), *found.left_out]
     most_entropy = highest_entropy(labels.num_segmentation_heads, labels.has_regions)
     page.write_page(file, f"{model.dataset}, {model.configuration}", _subtitle(model), sentences, sections,
@@ -152,6 +156,21 @@ def _plans(model: Model) -> list[str]:
     if model.trainer != DEFAULT_TRAINER:
         absent.append(f"{model.trainer} may have replaced part of what is planned.")
     return [*sections, *map(paragraph, absent)]
+
+
+def _choice(model: Model) -> list[str]:
+    """How ldseg_predict samples it, with the samplers that were tried."""
+    choice = load_choice(model.folder)
+    if choice is None:
+        return [paragraph("ldseg_predict uses the plans' sampler: ldseg_find_best_configuration has not been run.")]
+    tried = read_json(model.folder / CHOICE_NAME)["evidence"]["search"]
+    rows = [[f"{row['samples']} x {row['steps']}", f"{row['eta']:g}", "yes" if row["mirroring"] else "no",
+             *("" if row[name] is None else f"{row[name]:.4g}" for name in _MEASURED)] for row in tried]
+    return ["<h3>Prediction</h3>",
+            paragraph(f"Chosen by ldseg_find_best_configuration: {choice.sampler}; temperature "
+                      f"{choice.finish.temperature:.2f}. Measured on {tried[0]['cases']} cross-validation cases:"),
+            table(["samples x steps", "eta", "mirroring", *(name.replace("_", " ") for name in _MEASURED)], rows,
+                  [row["chosen"] for row in tried])]
 
 
 def _read_if_there(path: Path) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from ldseg_auto.cli import report
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.inference.choice import Choice, Finish, Sampler, save_choice
 from ldseg_auto.report import page
 from ldseg_auto.report.run import write_report
 
@@ -168,6 +169,15 @@ def test_without_validation_and_another_checkpoint(own_model, quick, tmp_path, p
     assert "No case was validated." in made.text and "Training loss (solid)" in made.text
     (fold / "validation").rename(fold / "validation_best")
     assert len(data_of(write(tmp_path, page_of, checkpoint_name="checkpoint_best.pth"))["cases"]) == 2
+
+
+def test_the_choice_of_the_sampler_is_told(own_model, quick, tmp_path, page_of):
+    assert "ldseg_find_best_configuration has not been run" in write(tmp_path, page_of).text
+    row = {"samples": 5, "steps": 2, "eta": 0.0, "mirroring": True, "cases": 2, "seconds": 1.5, "dice": 0.8765,
+           "nsd": None, "calibration_error": 0.1, "chosen": True}
+    save_choice(own_model, Choice(Sampler(5, 2, 0.0, True), Finish(1.5)), {"search": [row]})
+    text = write(tmp_path, page_of).text
+    assert "5 x 2 (samples x steps), eta 0, mirroring; temperature 1.50" in text and "0.8765" in text
 
 
 def test_more_cases_are_shown(own_model, quick, tmp_path, page_of):
