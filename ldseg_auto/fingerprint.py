@@ -94,7 +94,7 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
     problems = [f"{cases[r.case]['label']}: {r.problem}" for r in results if r.problem]
     if problems:
         raise LDSegError(f"{len(problems)} of {len(cases)} label files cannot be used:\n  " + "\n  ".join(problems) +
-                         "\n", f"Allowed values are {sorted(allowed)}: correct these files, or the labels in "
+                         ".\n", f"Allowed values are {sorted(allowed)}: correct these files, or the labels in "
                          "dataset.json.")
     contact = _contact(results, [names.get(v, f"label {v}") for v in labels])
     fingerprint = _summary(results, groups) | {"contact": contact, "described": dataset_json["labels"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -111,7 +111,8 @@ def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
                          f"Images are named CASE_0000{description['file_ending']}; is file_ending right?")
     channels = len(description["channel_names"])
     reader = _reader(cases, description).__name__
-    problems = [f"{case}: no label file" for case, files in cases.items() if not Path(files["label"]).is_file()]
+    problems = [f"{case}: no image" for case in _labels_without_images(folder, description, cases)]
+    problems += [f"{case}: no label file" for case, files in cases.items() if not Path(files["label"]).is_file()]
     found = {case: sum(channels_in(Path(file), reader) for file in files["images"]) for case, files in cases.items()}
     problems += [f"{case}: {number} of {channels} channels" for case, number in found.items() if number != channels]
     if problems:
@@ -119,6 +120,15 @@ def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
                          f"{named(problems, _NAMED_FILES, '; ')}.",
                          "Each case needs imagesTr/CASE_0000 to one file per channel, and labelsTr/CASE.")
     return cases
+
+
+def _labels_without_images(folder: Path, description: dict[str, Any], cases: Mapping[str, Any]) -> list[str]:
+    """Cases that nnU-Net would leave out without a word: it looks for images only."""
+    if "dataset" in description:
+        return []
+    ending = description["file_ending"]
+    labelled = {path.name.removesuffix(ending) for path in (folder / "labelsTr").glob(f"*{ending}")}
+    return sorted(labelled - set(cases))
 
 
 def _require_consecutive_labels(description: dict[str, Any], folder: Path) -> None:

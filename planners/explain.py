@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 _WARNING = "WARNING: "
+_FLAT_SPACING = 999  # what nnU-Net puts for the axis that pictures do not have
 
 
 def explain(plans: Mapping[str, Any]) -> str:
@@ -25,9 +26,12 @@ def warnings(plans: Mapping[str, Any]) -> list[str]:
 
 def describe_data(plans: Mapping[str, Any]) -> list[str]:
     """Sentences about what all configurations share."""
-    return [f"Images are read by {plans['image_reader_writer']}, axes reordered {plans['transpose_forward']}; median "
-            f"spacing {_mm(plans['original_median_spacing_after_transp'])}, median size "
-            f"{_times(plans['original_median_shape_after_transp'])} voxels."]
+    spacing, shape = plans["original_median_spacing_after_transp"], plans["original_median_shape_after_transp"]
+    described = (f"flat pictures, median size {_times(shape[1:])} pixels, a pixel counts as 1 mm"
+                 if spacing[0] == _FLAT_SPACING and shape[0] == 1 else
+                 f"median spacing {_mm(spacing)}, median size {_times(shape)} voxels")
+    return [f"Images are read by {plans['image_reader_writer']}, axes reordered {plans['transpose_forward']}; "
+            f"{described}."]
 
 
 def describe_configuration(plan: Mapping[str, Any]) -> list[str]:

@@ -113,12 +113,13 @@ def test_continue_prediction_leaves_what_is_there(in_small_world, tmp_path):
     assert (out / "case_11.nii.gz").is_file()
 
 
-def test_rgb_pictures(nnunet_folders, tmp_path):
+def test_rgb_pictures(nnunet_folders, tmp_path, capsys):
     """2D, three channels in one PNG: plan, train, predict, map."""
     from ldseg_auto.demo.phantom import write_dataset
     dataset = write_dataset(nnunet_folders["nnUNet_raw"], 8, "Pictures", num_train=5, num_test=1, seed=0,
                             dims="2d_rgb")
-    assert plan_and_preprocess.main(["-d", "8", "-np", "1", "-npfp", "1"]) == 0
+    assert plan_and_preprocess.main(["-d", "8", "-np", "1", "-npfp", "1", "--explain"]) == 0
+    assert "flat pictures, median size" in (printed := capsys.readouterr().out) and "999 x" not in printed
     plans = json.loads((nnunet_folders["nnUNet_preprocessed"] / dataset.name / "LDSegPlans.json").read_text())
     # so few pictures would make batches of hundreds of patches
     plans["configurations"]["2d"]["batch_size"] = 2
@@ -132,6 +133,10 @@ def test_rgb_pictures(nnunet_folders, tmp_path):
     size = sitk.ReadImage(str(image)).GetSize()
     assert sitk.ReadImage(str(out / f"{case}.png")).GetSize() == size
     assert sitk.ReadImage(str(out / "uncertainty" / f"{case}_entropy.nii.gz")).GetSize()[:2] == size
+    figures = json.loads((out / "uncertainty" / f"{case}.json").read_text())
+    segmentation = read(out / f"{case}.png")
+    assert figures["unit"] == "pixels", "a picture has no millimetres"
+    assert figures["classes"]["organ"]["volume"] == (segmentation == 1).sum()
 
 
 @pytest.fixture(scope="module")

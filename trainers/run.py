@@ -91,6 +91,8 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
         if state == FINISHED and not (continue_training or only_validate or validate_best):
             print(f"Fold {fold} is finished and left as it is; --restart trains it anew.")
             continue
+        if state == TRAINED and not only_validate:
+            print(f"Fold {fold} is trained; its validation{' with probabilities' * save_probabilities} is still to do.")
         resume = continue_training or state == STARTED
         longer = continue_training and epochs is not None
         trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, resume, torch_device)

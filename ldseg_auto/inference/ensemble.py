@@ -83,6 +83,6 @@ def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: di
         members = [np.load(spread_file(part)) for part in parts]
         of_members = [np.load(f"{part}.npz")["probabilities"].astype(np.float32) for part in parts]
         spread = spread_of_ensemble(of_members, [member["spread"] for member in members], labels.has_regions)
-        volumes_ml = np.concatenate([member["volumes_ml"] for member in members])
-        write_uncertainty(probabilities, segmentation, spread, volumes_ml, labels, case, reader_writer, properties,
+        volumes = np.concatenate([member["volumes"] for member in members])
+        write_uncertainty(probabilities, segmentation, spread, volumes, labels, case, reader_writer, properties,
                           description, options)

@@ -77,15 +77,15 @@ def export_prediction(prediction: torch.Tensor | np.ndarray, properties: dict, c
     if not wanted:
         return
     spread = geometry.to_image(prediction[heads:])
-    volumes_ml = geometry.voxels_to_ml(np.asarray(sample_voxels, dtype=float))
+    volumes = geometry.to_volume(np.asarray(sample_voxels, dtype=float))
     if options.spread:
-        np.savez_compressed(spread_file(case), spread=spread, volumes_ml=volumes_ml)
+        np.savez_compressed(spread_file(case), spread=spread, volumes=volumes)
     else:
-        write_uncertainty(made["probabilities"], made["segmentation"], spread, volumes_ml, labels, case,
+        write_uncertainty(made["probabilities"], made["segmentation"], spread, volumes, labels, case,
                           plans_manager.image_reader_writer_class(), properties, dataset_json, options)
 
 
-def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, spread: np.ndarray, volumes_ml: np.ndarray,
+def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, spread: np.ndarray, volumes: np.ndarray,
                       labels: Any, case: Path, reader_writer: Any, properties: dict, dataset_json: dict,
                       options: ExportOptions) -> None:
     """Maps and figures of a case below `uncertainty/`.
@@ -93,7 +93,7 @@ def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, sprea
     Args:
         probabilities, segmentation: (K, z, y, x) and (z, y, x) in the image's geometry.
         spread: (K + 2, z, y, x), see `uncertainty.spread_of`, in the same geometry.
-        volumes_ml: (samples, K) of each sample.
+        volumes: (samples, K) of each sample.
         case: OUT/CASE.
     """
     names = uncertainty.class_names(dataset_json)
@@ -106,9 +106,8 @@ def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, sprea
     first = 0 if labels.has_regions else 1
     heads = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     masks = [np.isin(segmentation, head) for head in heads]
-    voxel_ml = float(np.prod(properties["spacing"])) / 1000
-    figures = uncertainty.case_figures(masks, probabilities[first:], volumes_ml[:, first:], voxel_ml, names,
-                                       options.interval_scales)
+    figures = uncertainty.case_figures(masks, probabilities[first:], volumes[:, first:],
+                                       *uncertainty.voxel_size_of(properties), names, options.interval_scales)
     # written last: where it lies, the case is complete
     write_text(folder / f"{case.name}.json", json.dumps(figures, indent=2))
 
@@ -177,7 +176,8 @@ class _Geometry:
             insert_crop_into_image(channel, part, self.properties["bbox_used_for_cropping"])
         return whole.transpose([0, *(axis + 1 for axis in self.transpose_backward)])
 
-    def voxels_to_ml(self, share: np.ndarray) -> np.ndarray:
-        """Shares of the network's grid -> ml: both grids cover the same box."""
-        voxels = np.prod(self.properties["shape_after_cropping_and_before_resampling"])
-        return share * float(voxels * np.prod(self.spacing)) / 1000
+    def to_volume(self, share: np.ndarray) -> np.ndarray:
+        """Shares of the network's grid -> volumes, in the unit of `uncertainty.voxel_size_of`; both grids cover the
+        same box."""
+        voxels = float(np.prod(self.properties["shape_after_cropping_and_before_resampling"]))
+        return share * voxels * uncertainty.voxel_size_of(self.properties)[0]

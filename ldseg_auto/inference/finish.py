@@ -26,7 +26,7 @@ from ldseg_auto.evaluation.metrics import overlap
 from ldseg_auto.folders import PREPROCESSED, folder_of
 from ldseg_auto.inference.choice import Finish, Structure
 from ldseg_auto.inference.export import at_temperature, keep_largest_components
-from ldseg_auto.inference.uncertainty import FOLDER, class_names
+from ldseg_auto.inference.uncertainty import FOLDER, class_names, voxel_size_of
 
 _VOXELS_PER_CASE = 20_000  # drawn for the temperature and for the quality of confidences
 _HALVES = 20  # random halves, one to fit and one to measure coverage
@@ -39,7 +39,7 @@ class Case:
     Args:
         probabilities: (K, z, y, x).
         segmentation, truth: (z, y, x).
-        voxel_ml: volume of a voxel.
+        voxel_size: see `uncertainty.voxel_size_of`.
         figures: what `uncertainty.case_figures` found, by class; empty where it was not written.
     """
 
@@ -47,7 +47,7 @@ class Case:
     probabilities: np.ndarray
     segmentation: np.ndarray
     truth: np.ndarray
-    voxel_ml: float
+    voxel_size: float
     figures: dict[str, Any]
 
 
@@ -84,7 +84,7 @@ class Cases:
         file = prediction.parent / FOLDER / f"{prediction.name}.json"
         figures = json.loads(file.read_text())["classes"] if file.is_file() else {}
         return Case(prediction.name, probabilities, segmentation[0], truth[0],
-                    float(np.prod(properties["spacing"])) / 1000, figures)
+                    voxel_size_of(properties)[0], figures)
 
     def dice(self, segmentation: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Of each class or region; NaN where neither holds it."""
@@ -148,10 +148,10 @@ def temperature_of(cases: Cases) -> float:
 
 
 def volumes_of(cases: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(cases, classes) each, in ml: predicted volume, the unit of its interval (`uncertainty.volume_deviation`), true
-    volume."""
-    rows = [[[case.figures[name]["volume_ml"], case.figures[name]["deviation_ml"],
-              float(np.isin(case.truth, structure).sum()) * case.voxel_ml]
+    """(cases, classes) each, in the unit of `voxel_size_of`: predicted volume, the unit of its interval
+    (`uncertainty.volume_deviation`), true volume."""
+    rows = [[[case.figures[name]["volume"], case.figures[name]["deviation"],
+              float(np.isin(case.truth, structure).sum()) * case.voxel_size]
              for name, structure in zip(cases.classes, cases.structures, strict=True)] for case in cases]
     volume, unit, true = np.moveaxis(np.array(rows), -1, 0)
     return volume, unit, true

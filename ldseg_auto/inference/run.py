@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from ldseg_auto.devices import select_device
@@ -275,6 +276,13 @@ def _require_other_folder(input_folder: Path, output_folder: Path) -> None:
         raise LDSegError(f"Input and output are the same folder, {input_folder}.", "Give another folder to -o.")
     if output_folder.exists() and not output_folder.is_dir():
         raise LDSegError(f"The output {output_folder} is a file.", "Give a folder to -o.")
+    try:
+        output_folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output_folder):
+            pass
+    except OSError as error:
+        raise LDSegError(f"Nothing can be written to {output_folder} ({error.strerror}).",
+                         "Give a folder to -o that you may write to.") from error
 
 
 def _require_written(files: list[Path]) -> None:

@@ -99,8 +99,9 @@ def class_names(dataset_json: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def case_figures(masks: Sequence[np.ndarray], probabilities: np.ndarray, volumes_ml: np.ndarray,
-                 voxel_ml: float, names: Sequence[str], interval_scales: Sequence[float] = ()) -> dict[str, Any]:
+def case_figures(masks: Sequence[np.ndarray], probabilities: np.ndarray, volumes: np.ndarray,
+                 voxel_size: float, unit: str, names: Sequence[str],
+                 interval_scales: Sequence[float] = ()) -> dict[str, Any]:
     """Volume with a 90 % interval, and expected Dice, of each class.
 
     The interval is the volume plus and minus a multiple of the standard deviation of the samples' volumes (and of one
@@ -112,27 +113,43 @@ def case_figures(masks: Sequence[np.ndarray], probabilities: np.ndarray, volumes
     Args:
         masks: the segmentation of each class or region, bool.
         probabilities: (classes, z, y, x).
-        volumes_ml: (samples, classes).
-        voxel_ml: volume of a voxel of the masks.
+        volumes: (samples, classes).
+        voxel_size: of a voxel of the masks, in the unit of the volumes.
+        unit: of the volumes, see `voxel_size`.
         interval_scales: one for each class, or none.
     """
     figures = {}
     for index, (name, mask, probability) in enumerate(zip(names, masks, probabilities, strict=True)):
-        volume, total = float(mask.sum()) * voxel_ml, float(probability.sum()) + float(mask.sum())
-        deviation = volume_deviation(volume, volumes_ml[:, index], voxel_ml)
+        volume, total = float(mask.sum()) * voxel_size, float(probability.sum()) + float(mask.sum())
+        deviation = volume_deviation(volume, volumes[:, index], voxel_size)
         half = (interval_scales[index] if interval_scales else _NORMAL_90) * deviation
         figures[name] = {
-            "volume_ml": volume, "interval_90_ml": [max(0.0, volume - half), volume + half],
-            "calibrated": bool(interval_scales), "samples_mean_ml": float(volumes_ml[:, index].mean()),
-            "samples_std_ml": float(volumes_ml[:, index].std()), "deviation_ml": deviation,
+            "volume": volume, "interval_90": [max(0.0, volume - half), volume + half],
+            "calibrated": bool(interval_scales), "samples_mean": float(volumes[:, index].mean()),
+            "samples_std": float(volumes[:, index].std()), "deviation": deviation,
             "expected_dice": 2 * float(probability[mask].sum()) / total if total > 0 else 1.0}
-    return {"classes": figures, "samples": len(volumes_ml)}
+    return {"unit": unit, "classes": figures, "samples": len(volumes)}
 
 
-def volume_deviation(volume_ml: float, samples_ml: np.ndarray, voxel_ml: float) -> float:
+def voxel_size_of(properties: Mapping[str, Any]) -> tuple[float, str]:
+    """Volume of a voxel and its unit: "ml", or "pixels" of pictures without geometry, whose spacing is nnU-Net's
+    placeholder.
+
+    Args:
+        properties: as the reader found them.
+    """
+    return (float(np.prod(properties["spacing"])) / 1000, "ml") if has_geometry(properties) else (1.0, "pixels")
+
+
+def has_geometry(properties: Mapping[str, Any]) -> bool:
+    """Whether the image has a spacing and a place in the patient."""
+    return "sitk_stuff" in properties or "nibabel_stuff" in properties
+
+
+def volume_deviation(volume: float, sample_volumes: np.ndarray, voxel_size: float) -> float:
     """The unit of a volume's interval: standard deviation of the samples' volumes, one percent of the volume and one
     voxel, added in squares."""
-    return float(np.sqrt(samples_ml.var() + (0.01 * volume_ml) ** 2 + voxel_ml ** 2))
+    return float(np.sqrt(sample_volumes.var() + (0.01 * volume) ** 2 + voxel_size ** 2))
 
 
 def uncertainty_files(case: Path, names: Sequence[str]) -> list[Path]:
@@ -148,7 +165,7 @@ def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties
     Readers know how to write a segmentation back (orientation restored and all), but small integers only: the map
     goes through them in 65,536 levels, one byte after the other. Images without geometry (PNG) get a NIfTI without it.
     """
-    if "sitk_stuff" not in properties and "nibabel_stuff" not in properties:
+    if not has_geometry(properties):
         sitk.WriteImage(sitk.GetImageFromArray(values[0] if len(values) == 1 else values), str(filename))
         return
     scale = float(values.max()) / _LEVELS or 1.0

@@ -53,6 +53,8 @@ MISTAKES = {
     "predict: trainer": (PREDICT, [*PREDICT_ALL, "-tr", "Other"], "Other__LDSegPlans__*", "-tr"),
     "predict: checkpoint": (PREDICT, [*PREDICT_ALL, "-chk", "checkpoint_best.pth"], "no checkpoint_best.pth", "-chk"),
     "predict: fold": (PREDICT, [*PREDICT_ALL, "-f", "0", "1"], "Fold 1 of", "folds are: 0 2", "ldseg_train 4 1"),
+    "predict: below a file": (PREDICT, ["-i", "{images}", "-o", "{model}/plans.json/out", "-d", "4"],
+                              "Nothing can be written to", "-o"),
     "predict: no folder": (PREDICT, ["-i", "{tmp}/no", "-o", "{out}", "-d", "4"], "does not exist", "-i"),
     "predict: empty": (PREDICT, ["-i", "{model}/fold_0", "-o", "{out}", "-d", "4"], "holds no .nii.gz", "CASE_0000"),
     "predict: same folder": (PREDICT, ["-i", "{images}", "-o", "{images}", "-d", "4"], "same folder", "-o"),

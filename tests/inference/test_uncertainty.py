@@ -83,17 +83,17 @@ def test_figures_of_a_case():
     mask[:2] = True
     probability = np.where(mask, 0.8, 0.1)
     samples = np.array([[40.0], [60.0]])  # ml
-    fitted = case_figures([mask], probability[None], samples, 1.0, ["organ"], [2.0])["classes"]["organ"]
+    fitted = case_figures([mask], probability[None], samples, 1.0, "ml", ["organ"], [2.0])["classes"]["organ"]
     deviation = (10 ** 2 + 0.5 ** 2 + 1) ** 0.5
-    assert fitted["volume_ml"] == 50 and fitted["calibrated"]
-    assert fitted["interval_90_ml"] == pytest.approx([50 - 2 * deviation, 50 + 2 * deviation])
+    assert fitted["volume"] == 50 and fitted["calibrated"]
+    assert fitted["interval_90"] == pytest.approx([50 - 2 * deviation, 50 + 2 * deviation])
     assert fitted["expected_dice"] == pytest.approx(2 * 40 / (45 + 50))
-    unfitted = case_figures([mask], probability[None], samples, 1.0, ["organ"])["classes"]["organ"]
+    unfitted = case_figures([mask], probability[None], samples, 1.0, "ml", ["organ"])["classes"]["organ"]
     assert not unfitted["calibrated"]
-    assert unfitted["interval_90_ml"][1] == pytest.approx(50 + 1.645 * deviation)
-    nothing = case_figures([mask & False], probability[None] * 0, samples * 0, 1.0, ["organ"], [3.0])
+    assert unfitted["interval_90"][1] == pytest.approx(50 + 1.645 * deviation)
+    nothing = case_figures([mask & False], probability[None] * 0, samples * 0, 1.0, "ml", ["organ"], [3.0])
     nothing = nothing["classes"]["organ"]
-    assert nothing["expected_dice"] == 1 and nothing["interval_90_ml"] == [0, 3]
+    assert nothing["expected_dice"] == 1 and nothing["interval_90"] == [0, 3]
 
 
 def test_temperature_keeps_the_order_and_is_undone_by_its_inverse():
@@ -149,16 +149,16 @@ def test_maps_and_figures_are_written_in_the_images_geometry(predict, model):
     assert maps["mutual_information_models"].max() < 1e-3, "there is one fold"
     assert 0 < maps["std_shell"].max() < 0.5
     figures = json.loads(files[-1].read_text())
-    segmentation, voxel_ml = read(out / "case_10.nii.gz"), 1.1 * 0.9 * 1.6 / 1000
+    segmentation, voxel_size = read(out / "case_10.nii.gz"), 1.1 * 0.9 * 1.6 / 1000
     for name, label, scale in (("shell", 1, 2.0), ("core", 2, 3.0)):
         figure = figures["classes"][name]
-        assert figure["volume_ml"] == pytest.approx((segmentation == label).sum() * voxel_ml)
-        low, high = figure["interval_90_ml"]
-        assert high - figure["volume_ml"] == pytest.approx(scale * figure["deviation_ml"])
-        assert 0 <= low <= figure["volume_ml"] and figure["samples_std_ml"] > 0
+        assert figure["volume"] == pytest.approx((segmentation == label).sum() * voxel_size)
+        low, high = figure["interval_90"]
+        assert high - figure["volume"] == pytest.approx(scale * figure["deviation"])
+        assert 0 <= low <= figure["volume"] and figure["samples_std"] > 0
     # samples are cut on the network's grid, the segmentation on the image's
-    total = sum(figure["samples_mean_ml"] for figure in figures["classes"].values())
-    assert total == pytest.approx((segmentation > 0).sum() * voxel_ml, rel=0.35)
+    total = sum(figure["samples_mean"] for figure in figures["classes"].values())
+    assert total == pytest.approx((segmentation > 0).sum() * voxel_size, rel=0.35)
     assert figures["samples"] == 3
 
 

@@ -142,9 +142,11 @@ def test_incomplete_cases_are_all_named(raw):
     (raw / "labelsTr" / "a.nii.gz").unlink()
     (raw / "imagesTr" / "b_0000.nii.gz").rename(raw / "imagesTr" / "b_0001.nii.gz")
     sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkFloat32), str(raw / "imagesTr" / "b_0000.nii.gz"))
+    (raw / "labelsTr" / "of_no_image.nii.gz").touch()
     with pytest.raises(LDSegError) as caught:
         api.check_raw_dataset(NAME)
     assert "a: no label file" in str(caught.value) and "b: 2 of 1 channels" in str(caught.value)
+    assert "of_no_image: no image" in str(caught.value), "nnU-Net would leave it out without a word"
 
 
 def test_wrong_file_ending_is_refused(raw):
