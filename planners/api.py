@@ -23,6 +23,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from ldseg_auto import fingerprint, folders
 from ldseg_auto.errors import LDSegError, named
 from ldseg_auto.headers import channels_in
+from ldseg_auto.integrity import require_whole
 from ldseg_auto.planners.ldseg_planner import PLANNERS, LatentPlanning, LDSegPlanner
 from ldseg_auto.planners.report import FILE_NAME as REPORT
 from ldseg_auto.planners.report import write_report
@@ -76,6 +77,7 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
     for name in names:
         number = folders.dataset_id(name)
         if verify_dataset_integrity:
+            require_whole(Path(file) for files in cases[name].values() for file in (*files["images"], files["label"]))
             _verify(name, processes)
         _fingerprint(name, cases[name], processes, clean, verbose)
         plans, identifier = plan_experiment_dataset(

@@ -29,6 +29,7 @@ from ldseg_auto.folders import (
 from ldseg_auto.headers import channels_in
 from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
+from ldseg_auto.integrity import require_whole
 
 
 def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configurations: Sequence[str] | None = None,
@@ -88,6 +89,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     files = {case: _files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
              if not (continue_prediction and all(file.is_file() for file in files[case]))}
+    require_whole(file for images in to_do.values() for file in images)
     options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
                "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed}
     asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}

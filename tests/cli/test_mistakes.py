@@ -160,6 +160,12 @@ def _remove_two(images: Path) -> None:
     (images / "a_0000.nii.gz").unlink()
 
 
+def _cut_off(images: Path) -> None:
+    """SimpleITK would read the missing rest as zeros."""
+    file = images / "b_0001.nii.gz"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
 def _add_channel(images: Path) -> None:
     shutil.copy(images / "b_0001.nii.gz", images / "b_0002.nii.gz")
 
@@ -179,7 +185,7 @@ def _damage(images: Path) -> None:
 @pytest.mark.parametrize("damage, parts", [
     (_remove_channel, ("b has 1", "takes 2 (T1, T2)", "_0001")), (_remove_two, ("a has 1; b has 1",)),
     (_add_channel, ("b has 3",)), (_renumber, ("b is not numbered",)), (_drop_number, ("b.nii.gz", "CASE_0000")),
-    (_damage, ("b_0001.nii.gz cannot be read", "Replace"))])
+    (_damage, ("b_0001.nii.gz cannot be read", "Replace")), (_cut_off, ("b_0001.nii.gz", "cut off", "Copy"))])
 def test_wrong_images(damage, parts, world, capsys):
     damage(world["images"])
     _fails(capsys, PREDICT, [argument.format(**world) for argument in PREDICT_ALL], *parts)

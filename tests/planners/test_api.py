@@ -149,6 +149,13 @@ def test_incomplete_cases_are_all_named(raw):
     assert "of_no_image: no image" in str(caught.value), "nnU-Net would leave it out without a word"
 
 
+def test_an_image_that_is_cut_off_is_named_where_integrity_is_verified(raw):
+    file = raw / "imagesTr" / "b_0000.nii.gz"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(LDSegError, match="1 files are cut off or damaged: .*b_0000.nii.gz"):
+        api.plan_and_preprocess([902], verify_dataset_integrity=True)
+
+
 def test_wrong_file_ending_is_refused(raw):
     _describe(raw, file_ending=".mha")
     with pytest.raises(LDSegError, match="no image that ends in .mha"):

@@ -95,7 +95,7 @@ def test_every_timestep_is_as_likely_as_another(in_small_world):
     assert (counts - 2000).abs().max() < 300
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("configuration", [pytest.param("2d", marks=pytest.mark.slow), "3d_fullres"])
 def test_it_trains_and_predicts(in_small_world, tmp_path, configuration, monkeypatch):
     monkeypatch.setattr(LDSegTrainerPaper, "validation_mirroring", False)  # eight times as quick
     assert train.main(["7", "0", "-c", configuration, "-tr", "LDSegTrainerPaper", "--epochs", "1",
