@@ -89,7 +89,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     files = {case: _files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
              if not (continue_prediction and all(file.is_file() for file in files[case]))}
-    require_whole(file for images in to_do.values() for file in images)
+    require_whole((file for images in to_do.values() for file in images), progress_bar)
     options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
                "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed}
     asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}

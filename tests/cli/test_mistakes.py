@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from ldseg_auto.cli import demo, evaluate, plan_and_preprocess, predict, report, train
 
@@ -163,7 +165,10 @@ def _remove_two(images: Path) -> None:
 def _cut_off(images: Path) -> None:
     """SimpleITK would read the missing rest as zeros."""
     file = images / "b_0001.nii.gz"
-    file.write_bytes(file.read_bytes()[:-10])
+    values = np.random.default_rng(0).normal(size=(30, 30, 30)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(file))
+    file.write_bytes(file.read_bytes()[:-20_000])
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[-1].max() == 0
 
 
 def _add_channel(images: Path) -> None:
