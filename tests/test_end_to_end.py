@@ -142,7 +142,7 @@ def test_rgb_pictures(nnunet_folders, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def real_model(tmp_path_factory):
     """Fold 0 of the data set that LDSEG_TEST_DATASET names (a folder in nnU-Net's raw format), trained for
-    LDSEG_TEST_MINUTES (5): its number, folders, and the images of its validation cases."""
+    LDSEG_TEST_MINUTES (12): its number, folders, and the images of its validation cases."""
     source = os.environ.get("LDSEG_TEST_DATASET")
     if not source:
         pytest.skip("LDSEG_TEST_DATASET names no data set")
@@ -155,7 +155,7 @@ def real_model(tmp_path_factory):
         patch.setenv("nnUNet_extTrainer", nnunet_ext.FOLDER)
         (root / "nnUNet_raw" / dataset.name).symlink_to(dataset)
         assert plan_and_preprocess.main(["-d", number, "-c", "3d_fullres", "--explain"]) == 0
-        assert train.main([number, "0", "--max_minutes", os.environ.get("LDSEG_TEST_MINUTES", "5"), "--seed", "0",
+        assert train.main([number, "0", "--max_minutes", os.environ.get("LDSEG_TEST_MINUTES", "12"), "--seed", "0",
                            "-device", "cpu"]) == 0
         splits = json.loads((root / "nnUNet_preprocessed" / dataset.name / "splits_final.json").read_text())
         ending = json.loads((dataset / "dataset.json").read_text())["file_ending"]
@@ -196,6 +196,8 @@ def test_nnunets_prediction_agrees_with_ours(real_model, tmp_path):
         script.load()()
     for label in json.loads((real_model["fold"] / "validation" / "summary.json").read_text())["mean"]:
         ours, stock = (mean_dice(real_model, tmp_path / name, int(label), cases) for name in ("ours", "stock"))
+        # samples of a model that has learned little disagree, and so do their means of logits and of probabilities
+        assert ours > 0.6, "train longer: LDSEG_TEST_MINUTES"
         assert stock == pytest.approx(ours, abs=0.01)
 
 
