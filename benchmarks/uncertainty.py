@@ -49,7 +49,7 @@ def predict(model: Path, dataset: str, plans_name: str, fold: int, cases: list[s
                                               allow_tqdm=False))
     predictor.initialize_from_trained_model_folder(str(model), [fold], "checkpoint_final.pth")
     for case in cases:
-        image, properties = load_case(data, case)[0], data.load_case(case)[3]
+        image, _, properties = load_case(data, case)
         if ours:
             predictor.predict_case(image, properties, str(out / case), save_probabilities=True)
         else:

@@ -45,12 +45,18 @@ class CaseLabels(NamedTuple):
     problem: str = ""  # why the file cannot be used
 
 
-def label_groups(label_manager: LabelManager, label_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def label_groups(ignore_label: int | None, label_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name of each foreground class (or region) -> the label values it is made of; the ignore label left out."""
     groups = {name: tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
               for name, value in label_dict.items()}
     return {name: values for name, values in groups.items()
-            if values != (0,) and values != (label_manager.ignore_label,)}
+            if values != (0,) and values != (ignore_label,)}
+
+
+def in_order_of_outputs(groups: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of `label_groups` as the network's foreground outputs come: labels by value, regions as declared."""
+    regions = any(len(values) > 1 for values in groups.values())
+    return list(groups) if regions else sorted(groups, key=lambda name: groups[name])
 
 
 def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_json: Mapping[str, Any],
@@ -82,7 +88,7 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
                 sorted(cases), FORMAT, dataset_json["labels"]):
             return known
     manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
-    groups = label_groups(manager, dataset_json["labels"])
+    groups = label_groups(manager.ignore_label, dataset_json["labels"])
     allowed = {int(v) for v in manager.all_labels} | ({manager.ignore_label} if manager.has_ignore_label else set())
     names = {int(v) if np.ndim(v) == 0 else None: name for name, v in dataset_json["labels"].items()}
     labels = sorted(int(v) for v in manager.all_labels)

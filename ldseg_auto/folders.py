@@ -85,10 +85,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write to a temporary name beside `file`, then rename: an interruption leaves the old file, or none."""
+    """Write to a temporary name beside `file`, then rename: an interruption leaves the old file, or none. Ends of lines
+    stay as they are."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

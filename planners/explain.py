@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from ldseg_auto.evaluation.setting import is_flat
+
 _WARNING = "WARNING: "
-_FLAT_SPACING = 999  # what nnU-Net puts for the axis that pictures do not have
 
 
 def explain(plans: Mapping[str, Any]) -> str:
@@ -28,7 +29,7 @@ def describe_data(plans: Mapping[str, Any]) -> list[str]:
     """Sentences about what all configurations share."""
     spacing, shape = plans["original_median_spacing_after_transp"], plans["original_median_shape_after_transp"]
     described = (f"flat pictures, median size {_times(shape[1:])} pixels, a pixel counts as 1 mm"
-                 if spacing[0] == _FLAT_SPACING and shape[0] == 1 else
+                 if is_flat([int(size) for size in shape], spacing) else
                  f"median spacing {_mm(spacing)}, median size {_times(shape)} voxels")
     return [f"Images are read by {plans['image_reader_writer']}, axes reordered {plans['transpose_forward']}; "
             f"{described}."]

@@ -23,7 +23,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.fingerprint import FILE_NAME as LABEL_FINGERPRINT
-from ldseg_auto.fingerprint import label_groups
+from ldseg_auto.fingerprint import in_order_of_outputs, label_groups
 from ldseg_auto.folders import PREPROCESSED, folder_of, write_text
 from ldseg_auto.planners.evidence import latent_evidence, thin_class_warnings
 from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps, nearest_label
@@ -268,8 +268,7 @@ class LatentPlanning(ExperimentPlanner):
 
     def _class_names(self) -> list[str]:
         """In the order of the network's foreground outputs."""
-        groups = label_groups(self.label_manager, self.dataset_json["labels"])
-        return list(groups) if self.label_manager.has_regions else sorted(groups, key=lambda name: groups[name])
+        return in_order_of_outputs(label_groups(self.label_manager.ignore_label, self.dataset_json["labels"]))
 
     def _denoiser_evidence(self, config: LDSegConfig, patch: list[int]) -> dict[str, Any]:
         _, share = choose_denoiser_features(config, patch, self._num_inputs, self._num_heads, self.denoiser_share)

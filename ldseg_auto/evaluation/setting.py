@@ -71,10 +71,11 @@ def find_setting(predictions: Path, references: Path, dataset: str | None = None
 
 def is_flat(shape: Sequence[int], spacing_mm: Sequence[float]) -> bool:
     """Whether nnU-Net's reader gave a 2D image a first axis, and a spacing that means nothing."""
-    return len(shape) == 3 and shape[0] == 1 and _is_placeholder(spacing_mm)
+    return len(shape) == 3 and shape[0] == 1 and is_placeholder(spacing_mm)
 
 
-def _is_placeholder(spacing_mm: Sequence[float]) -> bool:
+def is_placeholder(spacing_mm: Sequence[float]) -> bool:
+    """Whether this is what nnU-Net writes for pictures, which have no mm."""
     first, *others = spacing_mm
     return bool(np.isclose(first, _FLAT) or np.isclose(first, _FLAT * max(others)))
 
@@ -120,7 +121,7 @@ def _labels(description: dict[str, Any], file: Path) -> tuple[dict[str, tuple[in
         manager = LabelManager(description["labels"], description.get("regions_class_order"))
     except (RuntimeError, AssertionError, TypeError, ValueError, AttributeError) as error:
         raise LDSegError(f"nnU-Net refuses the labels of {file}: {error}.", "Correct them.") from error
-    return label_groups(manager, description["labels"]), manager.ignore_label
+    return label_groups(manager.ignore_label, description["labels"]), manager.ignore_label
 
 
 def _reader(plans: dict[str, Any] | None, description: dict[str, Any], references: Path,
@@ -159,5 +160,5 @@ def _default_tolerance(plans: dict[str, Any] | None, plans_file: Path | None) ->
     spacing = (plans or {}).get(_SPACING_KEY)
     if spacing is None:
         return DEFAULT_TOLERANCE_MM, "no plans tell the data set's spacing"
-    real = spacing[1:] if _is_placeholder(spacing) else spacing
+    real = spacing[1:] if is_placeholder(spacing) else spacing
     return float(max(real)), f"largest median spacing of the data set, from {plans_file}"

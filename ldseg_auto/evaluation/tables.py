@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.evaluation.scores import METRICS
+from ldseg_auto.folders import write_text
 
 _TITLES = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
 _DIGITS = {"dice": 3, "nsd": 3, "hd95_mm": 2, "assd_mm": 2}
@@ -68,32 +70,23 @@ def comparison_table(comparison: dict[str, Any]) -> str:
 
 def write_json(content: dict[str, Any], file: Path) -> None:
     """Whole or not at all."""
-    text = json.dumps(content, indent=2, allow_nan=False)
-    _write(file, lambda stream: stream.write(text))
+    _write(file, json.dumps(content, indent=2, allow_nan=False))
 
 
 def write_csv(rows: Iterable[dict[str, Any]], file: Path) -> None:
     """Whole or not at all; the columns are those of the first row."""
-    listed = list(rows)
-
-    def write(stream: TextIO) -> None:
-        writer = csv.DictWriter(stream, list(listed[0]) if listed else [])
-        writer.writeheader()
-        writer.writerows(listed)
-
-    _write(file, write)
+    listed, stream = list(rows), StringIO()
+    writer = csv.DictWriter(stream, list(listed[0]) if listed else [])
+    writer.writeheader()
+    writer.writerows(listed)
+    _write(file, stream.getvalue())
 
 
-def _write(file: Path, write: Callable[[TextIO], Any]) -> None:
-    temporary = file.with_name(f"{file.name}.part")
+def _write(file: Path, text: str) -> None:
     try:
-        with temporary.open("w", newline="") as stream:
-            write(stream)
-        temporary.replace(file)
+        write_text(file, text)
     except OSError as error:
         raise LDSegError(f"{file} cannot be written: {error.strerror}.", "Give another folder to -o.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None, digits: int, sign: str = "") -> str:

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 def is_member(case: Path, with_spread: bool = False) -> bool:
     """Whether a model's part in the ensemble lies at CASE.npz and CASE.pkl, and, where they are asked for, its spread
     (see `inference.uncertainty`), which is written last."""
-    spread = [case.parent / f"{case.name}_spread.npz"] if with_spread else []
+    spread = [spread_file(case)] if with_spread else []
     return all(file.is_file() for file in (Path(f"{case}.npz"), Path(f"{case}.pkl"), *spread))
+
+
+def spread_file(case: Path) -> Path:
+    """OUT/CASE -> OUT/CASE_spread.npz."""
+    return case.parent / f"{case.name}_spread.npz"
 
 
 def open_parts(folder: Path, keep: bool, options: Mapping[str, Any]) -> Path:
@@ -57,7 +62,7 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
         _average_case(parts, out / case, plans, description, save_probabilities, options)
         for part in parts:
             Path(f"{part}.npz").unlink()
-            Path(f"{part}_spread.npz").unlink(missing_ok=True)
+            spread_file(part).unlink(missing_ok=True)
     shutil.rmtree(members[0].parent)
 
 
@@ -66,7 +71,7 @@ def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: di
     from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
     from nnunetv2.ensembling.ensemble import average_probabilities
 
-    from ldseg_auto.inference.export import at_temperature, keep_largest_components, spread_file, write_uncertainty
+    from ldseg_auto.inference.export import at_temperature, keep_largest_components, write_uncertainty
     from ldseg_auto.inference.uncertainty import spread_of_ensemble
 
     labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()

@@ -17,6 +17,7 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from ldseg_auto.folders import write_text
 from ldseg_auto.inference import uncertainty
 from ldseg_auto.inference.binding import bound
+from ldseg_auto.inference.ensemble import spread_file
 
 _FLOOR = 1e-6  # of probabilities, before their logarithm
 
@@ -110,11 +111,6 @@ def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, sprea
                                        *uncertainty.voxel_size_of(properties), names, options.interval_scales)
     # written last: where it lies, the case is complete
     write_text(folder / f"{case.name}.json", json.dumps(figures, indent=2))
-
-
-def spread_file(case: Path) -> Path:
-    """OUT/CASE -> OUT/CASE_spread.npz."""
-    return case.parent / f"{case.name}_spread.npz"
 
 
 def keep_largest_components(segmentation: np.ndarray,

@@ -25,6 +25,7 @@ from ldseg_auto.folders import (
     Fold,
     find_dataset,
     find_model,
+    find_models,
     folder_of,
     load_plans,
     parse_folds,
@@ -35,7 +36,6 @@ from ldseg_auto.folders import (
 )
 from ldseg_auto.inference import finish
 from ldseg_auto.inference.choice import Best, Choice, Finish, Sampler, save_best, save_choice
-from ldseg_auto.inference.choice_page import write_page
 from ldseg_auto.inference.ensemble import average_members
 from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.search import (
@@ -48,6 +48,7 @@ from ldseg_auto.inference.search import (
     select_cases,
     sizes,
 )
+from ldseg_auto.report.choice_page import write_page
 
 CHOSEN = "crossval_chosen"  # what the choice gives on all cross-validation cases
 
@@ -96,30 +97,29 @@ def find_best_configuration(dataset: str, configurations: Sequence[str] | None =
     torch_device = select_device(device)
     samplers: dict[str, Sampler] = {}
     tables: dict[str, list[dict[str, Any]]] = {}
-    selected: dict[str, dict[Fold, list[str]]] = {}
+    folds_cases = models[0].cases  # of every model
+    every = [case for cases in folds_cases.values() for case in cases]
+    selected = select_cases(folds_cases, sizes(models[0].preprocessed, every), max_cases)
     for model in models:
-        every = [case for cases in model.cases.values() for case in cases]
-        selected[model.name] = select_cases(model.cases, sizes(models[0].preprocessed, every), max_cases)
         predictor = _load(PartPredictor, model, torch_device)
-        measured = search(predictor, selected[model.name], _dataset(model), progress_bar)
+        measured = search(predictor, selected, _dataset(model), progress_bar)
         samplers[model.name] = choose(measured).sampler
         tables[model.name] = _table(measured, samplers[model.name])
         save_choice(model.folder, Choice(samplers[model.name], Finish()), {"search": tables[model.name]})
         print(f"{model.name}: {samplers[model.name]}")
 
     results = folder_of(RESULTS) / dataset
-    finalists = _compare(models, samplers, selected, results, torch_device, progress_bar)
-    winner = choose([Measured(samplers[f.models[0].name], f.seconds, f.dice, f.dice, f.dice) for f in finalists])
-    chosen = next(f for f in finalists if f.seconds is winner.seconds)
+    finalists = _compare(models, samplers, selected, results, torch_device, progress_bar) if len(models) > 1 else []
+    chosen = choose(finalists).models if finalists else (models[0],)
     out = results / f"{CHOSEN}_{trainer_name}__{plans_name}"
-    fitted, confirmed = _confirm(chosen.models, samplers, out, torch_device, progress_bar)
-    if len(chosen.models) == 1:
-        model, = chosen.models
+    fitted, confirmed = _confirm(chosen, samplers, out, torch_device, progress_bar)
+    if len(chosen) == 1:
+        model, = chosen
         save_choice(model.folder, Choice(samplers[model.name], fitted), {"search": tables[model.name],
                                                                          "confirmed": confirmed})
-    best = Best(tuple(model.name for model in chosen.models), fitted)
-    compared = finalists if len(finalists) > 1 else []
-    evidence = {"finalists": [_row(finalist, finalist is chosen) for finalist in compared], "confirmed": confirmed,
+    best = Best(tuple(model.name for model in chosen), fitted)
+    evidence = {"finalists": [_row(finalist, finalist.models == chosen) for finalist in finalists],
+                "confirmed": confirmed,
                 "samplers": {name: str(sampler) for name, sampler in samplers.items()}}
     save_best(results, trainer_name, plans_name, best, evidence)
     write_page(results / "ldseg_inference.html", dataset, tables, evidence, best)
@@ -131,9 +131,8 @@ def _find_models(dataset: str, configurations: Sequence[str] | None, trainer_nam
     plans = load_plans(dataset, plans_name)
     splits_file = folder_of(PREPROCESSED) / dataset / "splits_final.json"
     splits = read_json(splits_file) if splits_file.is_file() else []
-    prefix = f"{trainer_name}__{plans_name}__"
-    there = [path.name[len(prefix):] for path in sorted((folder_of(RESULTS) / dataset).glob(f"{prefix}*"))
-             if any(fold != "all" for fold in trained_folds(path))]
+    there = [name for name, path in find_models(dataset, trainer_name, plans_name).items()
+             if trained_folds(path) != ["all"]]
     models = []
     names: Sequence[str | None] = configurations or there or [None]
     for name in names:
@@ -189,32 +188,31 @@ def _predict(model: _Model, sampler: Sampler, cases: Mapping[Fold, Sequence[str]
             predictor.folds, predictor.list_of_parameters = [fold], [parameters[fold]]
             for name in names:
                 started = perf_counter()
-                data, _ = load_case(dataset, name)
-                predictor.predict_case(data, dataset.load_case(name)[3], str(out / name), save_probabilities=True)
+                data, _, properties = load_case(dataset, name)
+                predictor.predict_case(data, properties, str(out / name), save_probabilities=True)
                 seconds[name] = perf_counter() - started
                 bar.update()
     return seconds
 
 
-def _compare(models: Sequence[_Model], samplers: Mapping[str, Sampler], selected: Mapping[str, dict[Fold, list[str]]],
+def _compare(models: Sequence[_Model], samplers: Mapping[str, Sampler], cases: Mapping[Fold, Sequence[str]],
              results: Path, device: Any, progress_bar: bool) -> list[_Finalist]:
     """Configurations and their pairs, each with its own sampler, on the cases of the search."""
-    if len(models) == 1:
-        return [_Finalist((models[0],), np.zeros(1), np.ones(1))]
     folder = results / "search"
     shutil.rmtree(folder, ignore_errors=True)
-    cases = selected[models[0].name]
     names = [name for part in cases.values() for name in part]
     seconds = {model.name: _predict(model, samplers[model.name], cases, folder / model.name, ExportOptions(), device,
                                     progress_bar) for model in models}
-    finalists = []
-    for group in [*((model,) for model in models), *combinations(models, 2)]:
-        dice = [finish.mean_dice([folder / model.name / name for model in group], models[0].folder, name)
-                for name in names]
-        spent = [sum(seconds[model.name][name] for model in group) for name in names]
-        finalists.append(_Finalist(tuple(group), np.array(spent), np.array(dice)))
+    groups = [*((model,) for model in models), *combinations(models, 2)]
+    read = {model.name: finish.Cases(folder / model.name, names, models[0].folder) for model in models}
+    dice: list[list[float]] = [[] for _ in groups]
+    for parts in zip(*read.values(), strict=True):  # a case, by each model
+        by_model = dict(zip(read, parts, strict=True))
+        for found, group in zip(dice, groups, strict=True):
+            found.append(read[models[0].name].mean_dice([by_model[model.name] for model in group]))
     shutil.rmtree(folder)
-    return finalists
+    spent = [[sum(seconds[model.name][name] for model in group) for name in names] for group in groups]
+    return [_Finalist(group, np.array(s), np.array(d)) for group, s, d in zip(groups, spent, dice, strict=True)]
 
 
 def _confirm(models: Sequence[_Model], samplers: Mapping[str, Sampler], out: Path, device: Any,

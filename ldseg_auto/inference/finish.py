@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,26 @@ _HALVES = 20  # random halves, one to fit and one to measure coverage
 
 @dataclass(frozen=True)
 class Case:
-    """A prediction with its truth, in the image's geometry.
+    """A prediction with its truth, in the image's geometry; its probabilities are read when they are asked for.
 
     Args:
-        probabilities: (K, z, y, x).
+        file: of the probabilities.
         segmentation, truth: (z, y, x).
         voxel_size: see `uncertainty.voxel_size_of`.
         figures: what `uncertainty.case_figures` found, by class; empty where it was not written.
     """
 
-    name: str
-    probabilities: np.ndarray
+    file: Path
     segmentation: np.ndarray
     truth: np.ndarray
     voxel_size: float
     figures: dict[str, Any]
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(K, z, y, x), float32."""
+        with np.load(self.file) as stored:
+            return stored["probabilities"].astype(np.float32)
 
 
 class Cases:
@@ -79,30 +85,25 @@ class Cases:
         """One case; its files are `prediction` with their endings."""
         segmentation, _ = self._reader.read_seg(f"{prediction}{self._ending}")
         truth, properties = self._reader.read_seg(str(self._truth / f"{prediction.name}{self._ending}"))
-        with np.load(f"{prediction}.npz") as stored:
-            probabilities = stored["probabilities"].astype(np.float32)
         file = prediction.parent / FOLDER / f"{prediction.name}.json"
         figures = json.loads(file.read_text())["classes"] if file.is_file() else {}
-        return Case(prediction.name, probabilities, segmentation[0], truth[0],
-                    voxel_size_of(properties)[0], figures)
+        return Case(Path(f"{prediction}.npz"), segmentation[0], truth[0], voxel_size_of(properties)[0], figures)
 
     def dice(self, segmentation: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Of each class or region; NaN where neither holds it."""
+        return np.array([self.dice_of(structure, segmentation, truth) for structure in self.structures])
+
+    def dice_of(self, structure: Structure, segmentation: np.ndarray, truth: np.ndarray) -> float:
+        """Of one class or region."""
         known = truth != self.labels.ignore_label
-        found = []
-        for structure in self.structures:
-            predicted, true = np.isin(segmentation, structure) & known, np.isin(truth, structure) & known
-            found.append(overlap(predicted, true) if predicted.any() or true.any() else np.nan)
-        return np.array(found)
+        predicted, true = np.isin(segmentation, structure) & known, np.isin(truth, structure) & known
+        return overlap(predicted, true) if predicted.any() or true.any() else float("nan")
 
-
-def mean_dice(members: Sequence[Path], model: Path, name: str) -> float:
-    """Over the classes that occur, of the mean of several predictions of one case."""
-    cases = Cases(members[0].parent, [name], model)
-    parts = [cases.read(member) for member in members]
-    mean = np.mean([part.probabilities for part in parts], axis=0)
-    dice = cases.dice(np.asarray(cases.labels.convert_probabilities_to_segmentation(mean)), parts[0].truth)
-    return float(np.nanmean(dice)) if not np.isnan(dice).all() else float("nan")
+    def mean_dice(self, parts: Sequence[Case]) -> float:
+        """Over the classes that occur, of the mean of several predictions of one case."""
+        mean = np.mean([part.probabilities for part in parts], axis=0)
+        dice = self.dice(np.asarray(self.labels.convert_probabilities_to_segmentation(mean)), parts[0].truth)
+        return float(np.nanmean(dice)) if not np.isnan(dice).all() else float("nan")
 
 
 def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[str, Any]]:
@@ -121,8 +122,8 @@ def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[s
     dice, cleaned = [], []
     for case in cases:
         dice.append(cases.dice(case.segmentation, case.truth))
-        cleaned.append(np.array([cases.dice(keep_largest_components(case.segmentation, (structure,)), case.truth)[index]
-                                 for index, structure in enumerate(cases.structures)]))
+        cleaned.append([cases.dice_of(structure, keep_largest_components(case.segmentation, (structure,)), case.truth)
+                        for structure in cases.structures])
     temperature = temperature_of(cases)
     gain = np.nanmean(np.nan_to_num(cleaned) - np.nan_to_num(dice), axis=0)
     largest = tuple(s for s, g in zip(cases.structures, gain, strict=True) if g > 0)

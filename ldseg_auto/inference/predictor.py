@@ -66,6 +66,7 @@ class LDSegPredictor(nnUNetPredictor):
                          verbose_preprocessing, allow_tqdm)
         self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
         self.export = export or ExportOptions()
+        self._exporting = False
         self.folds: list[int | str] = [fold]
 
     def initialize_from_trained_model_folder(self, model_training_output_dir: str,
@@ -105,14 +106,19 @@ class LDSegPredictor(nnUNetPredictor):
     @contextmanager
     def _export(self) -> Iterator[None]:
         """nnU-Net exports by a function of its module; inside the block that is ours."""
-        self._bind_export(None)
-        with bound(predict_from_raw_data, export_prediction_from_logits=self._exporter):
-            yield
+        with bound(predict_from_raw_data, export_prediction_from_logits=export_prediction):
+            self._exporting = True
+            try:
+                self._export_with(None)
+                yield
+            finally:
+                self._exporting = False
 
-    def _bind_export(self, sample_voxels: list[list[float]] | None) -> None:
+    def _export_with(self, sample_voxels: list[list[float]] | None) -> None:
         """For the next case: nnU-Net hands its export on to other processes, with nothing of ours but this function."""
         self._exporter = partial(export_prediction, options=self.export, sample_voxels=sample_voxels)
-        predict_from_raw_data.export_prediction_from_logits = self._exporter
+        if self._exporting:
+            predict_from_raw_data.export_prediction_from_logits = self._exporter
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
@@ -132,7 +138,7 @@ class LDSegPredictor(nnUNetPredictor):
         logits = network.logits(mean[:network.num_classes], _PROBABILITY_FLOOR)
         if not self._wants_spread:
             return logits
-        self._bind_export(voxels)
+        self._export_with(voxels)
         probabilities, squares, (entropy_of_draws,) = mean.split([network.num_classes, network.num_classes, 1])
         return torch.cat([logits, spread_of(probabilities, squares, entropy_of_draws, entropy_of_models, regions)])
 
@@ -187,10 +193,12 @@ class LDSegPredictor(nnUNetPredictor):
         per_batch = max(1, self._images_per_batch() // len(self._mirrors()))
         with tqdm(total=len(plan), disable=not self.allow_tqdm) as progress, self._autocast():
             for group in _batches(plan, per_batch):
-                shares = [weight * inside[tile.slicer] / weights[tile.slicer] for tile in group]
-                means = self._tile_means(network, data, group, fold, shares, voxels)
-                for tile, values in zip(group, means, strict=True):
-                    total[(slice(None), *tile.slicer)] += values.to(where) * (weight / weights[tile.slicer])
+                shares = [weight / weights[tile.slicer] for tile in group]
+                counted = [share * inside[tile.slicer] for share, tile in zip(shares, group, strict=True)
+                           if self._wants_spread]
+                means = self._tile_means(network, data, group, fold, counted, voxels)
+                for tile, share, values in zip(group, shares, means, strict=True):
+                    total[(slice(None), *tile.slicer)] += values.to(where) * share
                     progress.update()
         return _Draws(total[(slice(None), *revert_padding[1:])].cpu(),
                       [(voxels[draw] / inside.sum()).tolist() for draw in sorted(voxels)])

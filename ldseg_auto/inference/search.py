@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from ldseg_auto.evaluation.calibration import confidence_bins, expected_calibration_error
-from ldseg_auto.evaluation.metrics import overlap
-from ldseg_auto.evaluation.surface import surface_metrics
+from ldseg_auto.evaluation.policy import Presence
+from ldseg_auto.evaluation.scores import score_structures
 from ldseg_auto.folders import Fold
 from ldseg_auto.inference.choice import Sampler
 from ldseg_auto.inference.predictor import LDSegPredictor
@@ -81,17 +81,29 @@ def select_cases(folds: Mapping[Fold, Sequence[str]], size_of: Mapping[str, int]
     return chosen
 
 
-def choose(measured: Sequence[Measured]) -> Measured:
+class Timed(Protocol):
+    """What was measured on cases: seconds and Dice of each."""
+
+    @property
+    def seconds(self) -> np.ndarray: ...
+    @property
+    def dice(self) -> np.ndarray: ...
+
+
+Candidate = TypeVar("Candidate", bound=Timed)
+
+
+def choose(measured: Sequence[Candidate]) -> Candidate:
     """The quickest whose Dice is within one standard error of the best: of the paired difference over the cases."""
     best = max(measured, key=lambda m: np.nanmean(m.dice))
 
-    def good_enough(candidate: Measured) -> bool:
+    def good_enough(candidate: Candidate) -> bool:
         difference = best.dice - candidate.dice
         difference = difference[~np.isnan(difference)]
         error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else 0.0
         return len(difference) == 0 or difference.mean() <= error
 
-    return min(filter(good_enough, measured), key=lambda m: (m.seconds.mean(), m.sampler.samples, m.sampler.steps))
+    return min(filter(good_enough, measured), key=lambda m: m.seconds.mean())
 
 
 def search(predictor: PartPredictor, cases: Mapping[Fold, Sequence[str]], dataset: Any,
@@ -124,7 +136,7 @@ def _measure(predictor: PartPredictor, cases: Mapping[Fold, Sequence[str]], data
     for fold, names in cases.items():
         predictor.network.load_state_dict(predictor.list_of_parameters[predictor.folds.index(fold)])
         for name in names:
-            data, truth = load_case(dataset, name)
+            data, truth, _ = load_case(dataset, name)
             for steps, eta in pairs:
                 for sampler, seconds, mean in _nested(predictor, data, fold, steps, eta, samples, with_mirrors):
                     rows.setdefault(sampler, []).append((seconds, *_score(predictor, mean, truth)))
@@ -162,15 +174,15 @@ def _score(predictor: LDSegPredictor, probabilities: torch.Tensor, truth: np.nda
     known = truth != labels.ignore_label
     segmentation = np.asarray(labels.convert_probabilities_to_segmentation(probabilities)) * known
     spacing = grid_spacing(predictor)
-    dices, surfaces = [], []
-    for structure in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
-        predicted, true = np.isin(segmentation, structure), np.isin(truth, structure) & known
-        if predicted.any() or true.any():
-            dices.append(overlap(predicted, true))
-            surfaces.append(surface_metrics(predicted, true, spacing, max(spacing)).nsd)
+    structures = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    groups = {str(structure): np.atleast_1d(structure).tolist() for structure in structures}
+    scores = score_structures(segmentation.astype(np.int32), (truth * known).astype(np.int32), groups, spacing,
+                              dict.fromkeys(groups, max(spacing)))
+    there = [score for score in scores.values() if score.presence is not Presence.ABSENT]
     regions = labels.foreground_regions if labels.has_regions else None
     bins = confidence_bins(probabilities.numpy(), truth, segmentation, regions, labels.ignore_label)
-    dice, nsd = (float(np.mean(values)) if values else float("nan") for values in (dices, surfaces))
+    dice, nsd = (float(np.mean([getattr(score, name) for score in there])) if there else float("nan")
+                 for name in ("dice", "nsd"))
     return dice, nsd, expected_calibration_error(bins)
 
 
@@ -181,10 +193,11 @@ def grid_spacing(predictor: LDSegPredictor) -> tuple[float, ...]:
         predictor.plans_manager.original_median_spacing_after_transp[0], *spacing)
 
 
-def load_case(dataset: Any, name: str) -> tuple[torch.Tensor, np.ndarray]:
-    """Image (C, z, y, x) and labels (z, y, x); nnU-Net marks what lies outside of the cropped image's mask by -1."""
-    data, labels, _, _ = dataset.load_case(name)
-    return torch.from_numpy(np.asarray(data[:])), np.maximum(np.asarray(labels[:])[0], 0)
+def load_case(dataset: Any, name: str) -> tuple[torch.Tensor, np.ndarray, dict]:
+    """Image (C, z, y, x), labels (z, y, x) and properties; nnU-Net marks what lies outside of the cropped image's mask
+    by -1."""
+    data, labels, _, properties = dataset.load_case(name)
+    return torch.from_numpy(np.asarray(data[:])), np.maximum(np.asarray(labels[:])[0], 0), properties
 
 
 def sizes(folder: Path, cases: Sequence[str]) -> dict[str, int]:

@@ -14,6 +14,8 @@ import torch
 from scipy.special import entr
 
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.evaluation.setting import is_placeholder
+from ldseg_auto.fingerprint import in_order_of_outputs, label_groups
 
 FOLDER = "uncertainty"  # a folder of its own: nnU-Net's folder commands read every file with the data set's ending
 _LEVELS = 65535
@@ -88,10 +90,8 @@ def class_names(dataset_json: Mapping[str, Any]) -> list[str]:
     Raises:
         LDSegError: two names differ only in characters that file names do not take.
     """
-    values = {name: np.atleast_1d(value) for name, value in dataset_json["labels"].items()}
-    classes = [name for name, value in values.items() if name != "ignore" and any(value != 0)]
-    if all(len(value) == 1 for value in values.values()):  # labels come by value, regions as they are declared
-        classes.sort(key=lambda name: values[name][0])
+    ignored = dataset_json["labels"].get("ignore")
+    classes = in_order_of_outputs(label_groups(ignored, dataset_json["labels"]))
     names = [re.sub(r"[^A-Za-z0-9.-]+", "_", name) for name in classes]
     if len(set(names)) < len(names):
         raise LDSegError(f"Labels cannot be told apart in file names: {', '.join(sorted(names))}.",
@@ -132,18 +132,13 @@ def case_figures(masks: Sequence[np.ndarray], probabilities: np.ndarray, volumes
 
 
 def voxel_size_of(properties: Mapping[str, Any]) -> tuple[float, str]:
-    """Volume of a voxel and its unit: "ml", or "pixels" of pictures without geometry, whose spacing is nnU-Net's
-    placeholder.
+    """Volume of a voxel and its unit: "ml", or "pixels" of pictures, whose spacing is nnU-Net's placeholder.
 
     Args:
         properties: as the reader found them.
     """
-    return (float(np.prod(properties["spacing"])) / 1000, "ml") if has_geometry(properties) else (1.0, "pixels")
-
-
-def has_geometry(properties: Mapping[str, Any]) -> bool:
-    """Whether the image has a spacing and a place in the patient."""
-    return "sitk_stuff" in properties or "nibabel_stuff" in properties
+    spacing = properties["spacing"]
+    return (1.0, "pixels") if is_placeholder(spacing) else (float(np.prod(spacing)) / 1000, "ml")
 
 
 def volume_deviation(volume: float, sample_volumes: np.ndarray, voxel_size: float) -> float:
@@ -165,7 +160,7 @@ def write_map(values: np.ndarray, filename: Path, reader_writer: Any, properties
     Readers know how to write a segmentation back (orientation restored and all), but small integers only: the map
     goes through them in 65,536 levels, one byte after the other. Images without geometry (PNG) get a NIfTI without it.
     """
-    if not has_geometry(properties):
+    if "sitk_stuff" not in properties and "nibabel_stuff" not in properties:
         sitk.WriteImage(sitk.GetImageFromArray(values[0] if len(values) == 1 else values), str(filename))
         return
     scale = float(values.max()) / _LEVELS or 1.0

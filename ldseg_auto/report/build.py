@@ -19,15 +19,15 @@ from ldseg_auto.networks.ldseg_net import unwrapped
 from ldseg_auto.planners.report import configuration_sections, data_sections
 from ldseg_auto.report import film, page, reliability
 from ldseg_auto.report.cases import Case, class_names, find_cases, worst_and_best
+from ldseg_auto.report.choice_page import rows_table
 from ldseg_auto.report.model import Model
-from ldseg_auto.report.parts import paragraph, table
+from ldseg_auto.report.parts import paragraph
 from ldseg_auto.report.pictures import Palette, palette
 from ldseg_auto.report.training import curves_section, signs_section
 from ldseg_auto.report.volumes import highest_entropy
 from ldseg_auto.report.walk import Walk, walk
 from ldseg_auto.trainers import checkpoint
 
-_MEASURED = ("seconds", "dice", "nsd", "calibration_error")
 
 def build(model: Model, file: Path, number: int, device: torch.device, left_out: Sequence[str]) -> None:
     """Write the page.
@@ -164,13 +164,9 @@ def _choice(model: Model) -> list[str]:
     if choice is None:
         return [paragraph("ldseg_predict uses the plans' sampler: ldseg_find_best_configuration has not been run.")]
     tried = read_json(model.folder / CHOICE_NAME)["evidence"]["search"]
-    rows = [[f"{row['samples']} x {row['steps']}", f"{row['eta']:g}", "yes" if row["mirroring"] else "no",
-             *("" if row[name] is None else f"{row[name]:.4g}" for name in _MEASURED)] for row in tried]
     return ["<h3>Prediction</h3>",
             paragraph(f"Chosen by ldseg_find_best_configuration: {choice.sampler}; temperature "
-                      f"{choice.finish.temperature:.2f}. Measured on {tried[0]['cases']} cross-validation cases:"),
-            table(["samples x steps", "eta", "mirroring", *(name.replace("_", " ") for name in _MEASURED)], rows,
-                  [row["chosen"] for row in tried])]
+                      f"{choice.finish.temperature:.2f}. Measured on cross-validation cases:"), rows_table(tried)]
 
 
 def _read_if_there(path: Path) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ldseg_auto import __version__
+from ldseg_auto.folders import write_text
 from ldseg_auto.report.cases import Case
 from ldseg_auto.report.embedded import MAX_VOXELS
 from ldseg_auto.report.parts import paragraph, plot, table
@@ -149,12 +150,7 @@ def write_page(file: Path, title: str, subtitle: str, left_out: Sequence[str], s
                                         for key, blob in blobs.items()),
         scripts="".join(f"<script>{script}</script>\n" for script in scripts))
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(file, text)
 
 
 def _notes(left_out: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference import predict_from_raw_data
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.export import ExportOptions
@@ -145,12 +146,14 @@ def test_models_of_others_are_refused(in_small_world, tmp_path):
 
 
 def test_files_have_the_geometry_of_their_image(in_small_world, tmp_path):
+    nnunets = predict_from_raw_data.export_prediction_from_logits
     predictor = load(in_small_world["model"], export=ExportOptions(maps=True), samples=1)
     images = sorted(in_small_world["images"].glob("*.nii.gz"))
     predictor.predict_from_files([[str(p)] for p in images],
                                  [str(tmp_path / p.name.removesuffix("_0000.nii.gz")) for p in images],
                                  save_probabilities=True, num_processes_preprocessing=1,
                                  num_processes_segmentation_export=1)
+    assert predict_from_raw_data.export_prediction_from_logits is nnunets, "stock prediction is as it was"
     for path in images:
         case = path.name.removesuffix("_0000.nii.gz")
         image = sitk.ReadImage(str(path))

@@ -18,6 +18,7 @@ from ldseg_auto.inference.uncertainty import (
     spread_of,
     spread_of_ensemble,
     uncertainty_files,
+    voxel_size_of,
 )
 
 
@@ -94,6 +95,14 @@ def test_figures_of_a_case():
     nothing = case_figures([mask & False], probability[None] * 0, samples * 0, 1.0, "ml", ["organ"], [3.0])
     nothing = nothing["classes"]["organ"]
     assert nothing["expected_dice"] == 1 and nothing["interval_90"] == [0, 3]
+
+
+@pytest.mark.parametrize("spacing, expected", [
+    ((2.0, 0.5, 10.0), (0.01, "ml")),  # a volume in any format
+    ((999, 1, 1), (1.0, "pixels")),  # what nnU-Net's reader of pictures makes up
+])
+def test_only_pictures_are_measured_in_pixels(spacing, expected):
+    assert voxel_size_of({"spacing": spacing}) == expected
 
 
 def test_temperature_keeps_the_order_and_is_undone_by_its_inverse():

@@ -9,6 +9,7 @@ from typing import Any
 
 from ldseg_auto.folders import write_text
 from ldseg_auto.inference.choice import Best
+from ldseg_auto.report.parts import table
 
 _STYLE = ("body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
           "td,th{padding:.2em .7em;border-bottom:1px solid #ccc;text-align:right}tr.chosen{background:#e6f2e6}")
@@ -34,17 +35,17 @@ def write_page(file: Path, dataset: str, searches: Mapping[str, Sequence[Mapping
              "<p>Chosen is the quickest whose Dice is within one standard error (of the paired difference over the "
              "cases) of the best.</p>"]
     for name, rows in searches.items():
-        parts += [f"<h2>{html.escape(name)}</h2>", _table(rows)]
+        parts += [f"<h2>{html.escape(name)}</h2>", rows_table(rows)]
     if evidence["finalists"]:
-        parts += ["<h2>Configurations and pairs</h2>", _table(
+        parts += ["<h2>Configurations and pairs</h2>", rows_table(
             [{**row, "configurations": " + ".join(row["configurations"])} for row in evidence["finalists"]])]
     confirmed = evidence["confirmed"]
     parts += ["<h2>The choice on all cross-validation cases</h2>",
-              _table([{"cases": confirmed["cases"], "seconds": confirmed["seconds"], "dice": confirmed["dice"]}]),
+              rows_table([{"cases": confirmed["cases"], "seconds": confirmed["seconds"], "dice": confirmed["dice"]}]),
               "<h2>Trust in probabilities</h2>",
-              _table([{"probabilities": name, **values} for name, values in confirmed["calibration"].items()]),
+              rows_table([{"probabilities": name, **values} for name, values in confirmed["calibration"].items()]),
               "<h2>Classes</h2>",
-              _table([{"class": name, "dice": confirmed["dice_per_class"][name],
+              rows_table([{"class": name, "dice": confirmed["dice_per_class"][name],
                        "gain of keeping the largest component": confirmed["gain_of_largest_component"][name],
                        "volumes within the 90 % interval": confirmed["coverage_of_90"][name]}
                       for name in confirmed["dice_per_class"]])]
@@ -52,12 +53,11 @@ def write_page(file: Path, dataset: str, searches: Mapping[str, Sequence[Mapping
                      f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>")
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each mapping, its keys as head; those that are "chosen" are marked."""
     columns = [name for name in rows[0] if name != "chosen"]
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in columns)
-    body = "".join(f"<tr{' class=chosen' if row.get('chosen') else ''}>"
-                   + "".join(f"<td>{_cell(row[name])}</td>" for name in columns) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return table([name.replace("_", " ") for name in columns], [[_cell(row[name]) for name in columns] for row in rows],
+                 [bool(row.get("chosen")) for row in rows])
 
 
 def _cell(value: Any) -> str:
@@ -65,4 +65,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if value is None or value != value:  # NaN
         return "too few cases"
-    return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
