@@ -3,7 +3,7 @@ DEMO_FOLDER ?= demo
 BIN := .venv/bin
 PACKAGING := setup.cfg pyproject.toml
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow benchmark-quick benchmark-full lint clean
 
 demo: .venv/installed
 	$(BIN)/ldseg_demo -o $(DEMO_FOLDER)
@@ -14,6 +14,30 @@ test: lint
 test-slow: .venv/installed-test
 	@test -n "$$LDSEG_TEST_DATASET" || { echo "Set LDSEG_TEST_DATASET to a data set in nnU-Net's raw format."; exit 1; }
 	$(BIN)/python -m pytest -q -m slow
+
+# Both need nnU-Net's three environment variables and both plans of the data set; see benchmarks/RESULTS.md.
+BENCHMARK_DATASET ?= Dataset004_Hippocampus
+
+# Under 20 minutes on two cores: one short training a side.
+benchmark-quick: .venv/installed-benchmark
+	$(BIN)/python benchmarks/cost.py $(BENCHMARK_DATASET) --image_steps 10
+	$(BIN)/python benchmarks/training_cost.py $(BENCHMARK_DATASET) --iterations 5 --workers 0
+	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw
+	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw --cases 2
+	$(BIN)/python benchmarks/figures.py
+
+benchmark-full: .venv/installed-benchmark
+	$(BIN)/python benchmarks/cost.py $(BENCHMARK_DATASET) --image_steps 50 1000 --sizes 32 64 128 256
+	$(BIN)/python benchmarks/training_cost.py $(BENCHMARK_DATASET)
+	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 5 10 20 \
+		--sides ldseg ldseg-at-T ldseg-paper nnunet nnunet-adamw nnunet-no-skips resenc-m resenc-m-adamw
+	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) \
+		--sides ldseg ldseg-at-T nnunet nnunet-adamw nnunet-no-skips
+	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) \
+		--sides ldseg-no-noise nnunet-no-noise nnunet-no-skips-no-noise
+	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) \
+		--sides ldseg-no-noise nnunet-no-noise nnunet-no-skips-no-noise
+	$(BIN)/python benchmarks/figures.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check ldseg_auto planners trainers tests benchmarks
@@ -32,4 +56,8 @@ clean:
 
 .venv/installed-test: $(PACKAGING) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ .venv/installed
+
+.venv/installed-benchmark: $(PACKAGING) | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
 	touch $@ .venv/installed

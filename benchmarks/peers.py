@@ -1,11 +1,26 @@
-"""The peers of the benchmarks: nnU-Net's own trainer, made to end within a wall time and nothing else."""
+"""The sides of the benchmarks: LDSegTrainer, nnU-Net's own trainer made to end within a wall time, and controls that
+differ from one of the two in one thing."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
 from ldseg_auto.trainers.budget import BudgetPolyLR, WallTimeBudgetMixin
+from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
+from ldseg_auto.trainers.variants.paper import LDSegTrainerPaper
 
 
 class nnUNetTrainerWithinBudget(WallTimeBudgetMixin, nnUNetTrainer):  # noqa: N801, nnU-Net's way of naming
@@ -23,4 +38,102 @@ class nnUNetTrainerAdamWWithinBudget(nnUNetTrainerWithinBudget):  # noqa: N801, 
                                                   weight_decay=1e-2))
 
 
-PEERS = {"nnunet": nnUNetTrainerWithinBudget, "nnunet-adamw": nnUNetTrainerAdamWWithinBudget}
+class nnUNetTrainerAdamWNoSkips(nnUNetTrainerAdamWWithinBudget):  # noqa: N801, nnU-Net's way of naming
+    """The same without skip connections: what the bottleneck alone does."""
+
+    @staticmethod
+    def build_network_architecture(*args: Any, **kwargs: Any) -> nn.Module:
+        network = nnUNetTrainer.build_network_architecture(*args, **kwargs)
+        network.decoder = DecoderWithoutSkips(network)
+        return network
+
+
+class DecoderWithoutSkips(UNetDecoder):
+    """The decoder of a plain U-Net with its upsampling and heads, its stages fed by the coarser one alone."""
+
+    def __init__(self, unet: nn.Module):
+        decoder = unet.decoder
+        counts = [len(stage.convs) for stage in decoder.stages]
+        encoder = unet.encoder
+        super().__init__(encoder, decoder.num_classes, counts, decoder.deep_supervision)
+        widths = encoder.output_channels[-2::-1]
+        kernels = encoder.kernel_sizes[-2::-1]
+        self.stages = nn.ModuleList(
+            StackedConvBlocks(count, encoder.conv_op, width, width, kernel, 1, encoder.conv_bias, encoder.norm_op,
+                              encoder.norm_op_kwargs, encoder.dropout_op, encoder.dropout_op_kwargs, encoder.nonlin,
+                              encoder.nonlin_kwargs)
+            for count, width, kernel in zip(counts, widths, kernels, strict=True))
+
+    def forward(self, skips: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        x, outputs = skips[-1], []
+        for upsample, stage, head in zip(self.transpconvs, self.stages, self.seg_layers, strict=True):
+            x = stage(upsample(x))
+            outputs.append(head(x) if self.deep_supervision or stage is self.stages[-1] else None)
+        return outputs[::-1] if self.deep_supervision else outputs[-1]
+
+
+class LDSegTrainerAtT(LDSegTrainer):
+    """Every timestep is T: a regressor by way of the latent, without diffusion."""
+
+    share_at_last_timestep = 1.0
+    recycled_share = 0.0
+
+
+class _WithoutNoise:
+    """nnU-Net's augmentation less its Gaussian noise."""
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:
+        composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        return ComposeTransforms([t for t in composed.transforms if not (
+            isinstance(t, RandomTransform) and isinstance(t.transform, GaussianNoiseTransform))])
+
+
+class LDSegTrainerNoNoise(_WithoutNoise, LDSegTrainer):
+    """LDSegTrainer without noise in its augmentation."""
+
+
+class nnUNetTrainerAdamWNoNoise(_WithoutNoise, nnUNetTrainerAdamWWithinBudget):  # noqa: N801, nnU-Net's way of naming
+    """nnU-Net's network without noise in its augmentation."""
+
+
+class nnUNetTrainerAdamWNoSkipsNoNoise(_WithoutNoise, nnUNetTrainerAdamWNoSkips):  # noqa: N801, nnU-Net's way
+    """The U-Net without skip connections and without noise in its augmentation."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A trainer and the plans it is trained by."""
+
+    trainer: type[nnUNetTrainer]
+    plans: str
+
+    @property
+    def folder(self) -> str:
+        """Of its model in nnU-Net's results."""
+        return f"{self.trainer.__name__}__{self.plans}__3d_fullres"
+
+    @property
+    def is_ours(self) -> bool:
+        return issubclass(self.trainer, LDSegTrainer)
+
+
+def register() -> None:
+    """Let nnU-Net's search by name find the trainers of this module, which it needs to load their models."""
+    os.environ["nnUNet_extTrainer"] = str(Path(__file__).resolve().parent / "nnunet_ext")
+
+
+OURS, NNUNET, RESENC = "LDSegPlans", "nnUNetPlans", "nnUNetResEncUNetMPlans"
+SIDES = {
+    "ldseg": Side(LDSegTrainer, OURS),
+    "ldseg-at-T": Side(LDSegTrainerAtT, OURS),
+    "ldseg-paper": Side(LDSegTrainerPaper, OURS),
+    "ldseg-no-noise": Side(LDSegTrainerNoNoise, OURS),
+    "nnunet": Side(nnUNetTrainerWithinBudget, NNUNET),
+    "nnunet-adamw": Side(nnUNetTrainerAdamWWithinBudget, NNUNET),
+    "nnunet-no-skips": Side(nnUNetTrainerAdamWNoSkips, NNUNET),
+    "nnunet-no-noise": Side(nnUNetTrainerAdamWNoNoise, NNUNET),
+    "nnunet-no-skips-no-noise": Side(nnUNetTrainerAdamWNoSkipsNoNoise, NNUNET),
+    "resenc-m": Side(nnUNetTrainerWithinBudget, RESENC),
+    "resenc-m-adamw": Side(nnUNetTrainerAdamWWithinBudget, RESENC),
+}

@@ -3,7 +3,7 @@
     python benchmarks/uncertainty.py Dataset004_Hippocampus --peer nnUNetTrainerAdamWWithinBudget
 
 Predicts the validation cases of a fold with both models (ours: the mean of the plans' samples; no mirroring for
-either), which must have been trained before, for the same time (benchmarks/equal_time.py). Temperature and intervals
+either), which must have been trained before, for the same time (benchmarks/accuracy.py). Temperature and intervals
 are fitted on one half of the cases and measured on the other, and the other way round. Writes
 benchmarks/results/uncertainty_*.json and the table of docs/uncertainty.md.
 """
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from peers import register
 
 from ldseg_auto.folders import load_plans, preprocessed_folder
 from ldseg_auto.inference import finish
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    os.environ["nnUNet_extTrainer"] = str(ROOT / "benchmarks")  # the peers' trainers, for nnU-Net's search by name
+    register()
     results_folder = Path(os.environ["nnUNet_results"]) / options.dataset
     splits = json.loads((Path(os.environ["nnUNet_preprocessed"]) / options.dataset / "splits_final.json").read_text())
     cases = sorted(splits[options.fold]["val"])

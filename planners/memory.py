@@ -122,21 +122,21 @@ def prediction_bytes(config: LDSegConfig, patch: Sequence[int], images: int, num
                      half: bool = True) -> float:
     """Peak memory of encoding, sampling and decoding `images` tiles at once, the volume's own arrays not counted.
 
-    Either a stage of the encoder decides, with the skips of the stages before it, or the way up to the latent's stage,
-    or the decoder's full resolution.
+    Either a stage of the encoder decides, with the input of its first convolution and the skips from the latent's stage
+    on, or the way up to the latent's stage, or the decoder's full resolution.
     Arguments as for training.
     """
     value, voxels = (2 if half else 4), prod(int(p) for p in patch)
     stages = _encoder_stages(config, tuple(int(p) for p in patch), num_inputs)
     held, cast, encoder = 0.0, 0.0, 0.0
-    for stage, width, cost, number in zip(config.cumulative_strides(), config.features_per_stage, stages,
-                                          config.n_conv_per_stage, strict=True):
+    for level, (stage, width, cost, number) in enumerate(zip(config.cumulative_strides(), config.features_per_stage,
+                                                             stages, config.n_conv_per_stage, strict=True)):
         # input, convolution, norm; a residual block's shortcut, and from the second block on the block's input
         at_once = 3 if config.encoder == "plain" else 4 + (number > 1)
         values = images * width * prod(grid_size(patch, stage))
         cast += 2 * cost.parameters if half else 0  # autocast keeps its copies of the weights
         encoder = max(encoder, value * (held + at_once * values) + cast)
-        held += values
+        held += values if level >= config.latent_stage else 0.0
     costs = network_cost(config, patch, num_inputs, num_heads)
     cast += 2 * costs["top_down"].parameters if half else 0
     if config.latent_stage < config.n_stages - 1:  # upsampled, beside its skip, convolved, norm

@@ -48,8 +48,19 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """(B, C, *S) -> features of the latent's stage, then of each coarser one: (B, d_s, *S / f_s)."""
-        skips = self.encoder(image)
-        features = [skips[-1]]
-        for up, merge, skip in zip(self.up, self.merge, skips[-2:self.latent_stage - len(skips) - 1:-1], strict=True):
+        *skips, deepest = self._stages(image)
+        features = [deepest]
+        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             features.insert(0, merge(torch.cat([up(features[0]), skip], dim=1)))
         return features
+
+    def _stages(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of the encoder's stages from the latent's on; those of finer ones, the largest, are freed as soon as
+        the next stage has read them."""
+        x = image if getattr(self.encoder, "stem", None) is None else self.encoder.stem(image)
+        outputs = []
+        for number, stage in enumerate(self.encoder.stages):
+            x = stage(x)
+            if number >= self.latent_stage:
+                outputs.append(x)
+        return outputs

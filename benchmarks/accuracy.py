@@ -1,0 +1,170 @@
+"""Dice after equal wall time of training, and against seconds of prediction: every side on the same cores and cases.
+
+    python benchmarks/accuracy.py Dataset004_Hippocampus --minutes 5 20 --sides ldseg nnunet nnunet-adamw
+
+Needs nnU-Net's three environment variables and the plans of the sides that are asked for: ldseg_plan_and_preprocess
+-d ID for ours, nnUNetv2_plan_and_preprocess -d ID -c 3d_fullres for nnU-Net's, with -pl nnUNetPlannerResEncM too for
+resenc-m. nnU-Net's augmentation for all, learning rates annealed to the budget. Each training runs in a process of its own, one
+after the other; models lie in nnUNet_results/benchmarks/MINUTESmin, and one that is there is not trained again. Every
+validation case is then predicted from nnUNet_raw at several operating points. Writes benchmarks/results/accuracy_*.json
+after every training, and the section of RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from models import Model, dice_per_class, results_of, validation_cases
+from peers import SIDES
+from record import HERE, conditions, table, under, write_json, write_section
+from robustness import images
+
+from ldseg_auto.evaluation.statistics import bootstrap_interval, paired_wilcoxon
+
+POINTS_OF_OURS: dict[str, dict[str, Any]] = {
+    "1 x 1": {"samples": 1, "steps": 1}, "5 x 2": {"samples": 5, "steps": 2}, "16 x 2": {"samples": 16, "steps": 2},
+    "1 x 1, mirroring": {"samples": 1, "steps": 1, "mirroring": True},
+    "5 x 2, mirroring": {"samples": 5, "steps": 2, "mirroring": True}}
+POINTS_OF_THE_PAPER = {"1 x 15": {"samples": 1, "steps": 15}, "5 x 15": {"samples": 5, "steps": 15}}
+POINTS_OF_A_REGRESSOR = {name: POINTS_OF_OURS[name] for name in ("1 x 1", "1 x 1, mirroring")}
+POINTS_OF_NNUNET: dict[str, dict[str, Any]] = {"one pass": {}, "mirroring": {"mirroring": True}}
+DEFAULT_POINTS = ("5 x 2", "1 x 15", "one pass")  # what is compared first: no mirroring
+
+
+def points_of(side: str) -> dict[str, dict[str, Any]]:
+    """Operating points: name -> arguments of `Model`."""
+    if not SIDES[side].is_ours:
+        return POINTS_OF_NNUNET
+    return {"ldseg-paper": POINTS_OF_THE_PAPER, "ldseg-at-T": POINTS_OF_A_REGRESSOR}.get(side, POINTS_OF_OURS)
+
+
+def default_point(side: str) -> str:
+    return next((point for point in points_of(side) if point in DEFAULT_POINTS), next(iter(points_of(side))))
+
+
+def train(side: str, dataset: str, fold: int, minutes: float, threads: int, seed: int) -> dict[str, Any]:
+    """In a process of its own, whose nnUNet_results is the budget's folder."""
+    import random
+
+    import torch
+
+    from ldseg_auto.folders import load_plans
+
+    torch.set_num_threads(threads)
+    plans = load_plans(dataset, SIDES[side].plans) | {"continue_training": False}
+    description = json.loads((Path(os.environ["nnUNet_preprocessed"]) / dataset / "dataset.json").read_text())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer: Any = SIDES[side].trainer(plans, "3d_fullres", fold, description, device)
+    trainer.max_minutes = minutes
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    started = monotonic()
+    trainer.run_training()
+    facts = {"iterations": trainer._iterations_done, "batch_size": trainer.batch_size, "seconds": monotonic() - started}
+    (Path(trainer.output_folder) / "benchmark.json").write_text(json.dumps(facts))
+    return facts
+
+
+def predict(side: str, dataset: str, fold: int, threads: int) -> dict[str, dict[str, Any]]:
+    """Operating point -> Dice of each case and class, and seconds of each case, by a trained model."""
+    import torch
+
+    torch.set_num_threads(threads)
+    cases = validation_cases(dataset, fold)
+    found = {}
+    data: list[tuple[Any, ...]] = []
+    for point, arguments in points_of(side).items():
+        model = Model(side, dataset, fold, Path(os.environ["nnUNet_results"]), **arguments)
+        p = model.predictor
+        data = data or images(dataset, cases, p.plans_manager, p.dataset_json["file_ending"])
+        labels = list(p.label_manager.foreground_labels)
+        predictions = [(model.predict(image, properties), truth) for image, properties, truth in data]
+        found[point] = {"dice": [dice_per_class(made.segmentation, truth, labels) for made, truth in predictions],
+                        "seconds": [made.seconds for made, _ in predictions]}
+    return found
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    base = Path(os.environ["nnUNet_results"])
+    results = []
+    for fold in options.folds:
+        for minutes in options.minutes:
+            os.environ["nnUNet_results"] = str(results_of(minutes, base))  # for the processes that start from here
+            for side in options.sides:
+                folder = results_of(minutes, base) / options.dataset / SIDES[side].folder / f"fold_{fold}"
+                facts_file = folder / "benchmark.json"
+                if not (folder / "checkpoint_final.pth").is_file() or not facts_file.is_file():
+                    _alone(train, side, options.dataset, fold, minutes, options.threads, options.seed)
+                row = {"side": side, "fold": fold, "minutes": minutes, **json.loads(facts_file.read_text()),
+                       "points": _alone(predict, side, options.dataset, fold, options.threads)}
+                signs = folder / "latent_signs.json"
+                results.append(row | ({"signs": json.loads(signs.read_text())} if signs.is_file() else {}))
+                write(options, results)
+    return results
+
+
+def _alone(work: Any, *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """A row for every operating point; the difference is to `ldseg`'s default point in the same fold and budget."""
+    rows = []
+    for result in results:
+        ours = next((r for r in results if r["side"] == "ldseg" and r["fold"] == result["fold"]
+                     and r["minutes"] == result["minutes"]), None)
+        for point, found in result["points"].items():
+            table_of_dice = np.array(found["dice"])
+            classes = " ".join(f"{value:.3f}" for value in np.nanmean(table_of_dice, 0))
+            rows.append([str(result["fold"]), f"{result['minutes']:g}", result["side"], point,
+                         f"{result['iterations']} x {result['batch_size']}",
+                         f"{np.nanmean(np.nanmean(table_of_dice, 0)):.4f}", classes,
+                         f"{np.mean(found['seconds']):.3f}", _against(ours, result, point)])
+    return table(["fold", "minutes", "side", "prediction", "iterations x batch", "Dice", "per class", "s a case",
+                  "less ldseg, 95 % interval, Wilcoxon p per class"], rows)
+
+
+def _against(ours: dict[str, Any] | None, result: dict[str, Any], point: str) -> str:
+    if ours is None or (result is ours and point == default_point("ldseg")):
+        return ""
+    first = np.array(result["points"][point]["dice"])
+    second = np.array(ours["points"][default_point("ldseg")]["dice"])
+    interval = bootstrap_interval(first - second)
+    tests = [paired_wilcoxon(a, b).p_value for a, b in zip(first.T, second.T, strict=True)]
+    ends = "" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    return f"{np.nanmean(first - second):+.4f}{ends}; " + " ".join(f"{p:.2g}" for p in tests)
+
+
+def write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    context = conditions(options.threads)
+    name = f"accuracy_{options.dataset}_{'_'.join(f'{m:g}' for m in options.minutes)}min_{'_'.join(options.sides)}"
+    write_json(name, {**context, "results": results})
+    write_section(name, f"{report(results)}\n\n{under(context)}", HERE / "RESULTS.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[20.0], help="one budget or several")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["ldseg", "nnunet", "nnunet-adamw"])
+    parser.add_argument("--folds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.environ.setdefault("nnUNet_n_proc_DA", "0")
+    os.environ.setdefault("nnUNet_def_n_proc", str(options.threads))
+    print(report(run(options)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Seconds and peak memory of predicting one case: our operating points, nnU-Net, and diffusion in image space.
+
+    python benchmarks/cost.py Dataset004_Hippocampus [--threads 1] [--sizes 40 64 128]
+
+Needs both plans in nnUNet_preprocessed, no training: weights do not change what a pass costs. Every measurement has a
+process of its own; memory is what its peak adds to what it held with the model loaded, without the result itself. Same
+tiles, batch 1, the same mirroring on both sides. "Image space" is nnU-Net's U-Net, which takes the noisy labels beside
+the image in every step, without mirroring. Writes benchmarks/results/cost_*.json and the section of RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from peers import SIDES
+from record import conditions, table, under, write_json, write_section
+
+from ldseg_auto.folders import load_plans
+from ldseg_auto.inference.predictor import LDSegPredictor
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured: a side on a cube of `size` voxels an axis (None: one patch of nnU-Net's)."""
+
+    name: str
+    side: str
+    samples: int = 1
+    steps: int = 1
+    mirroring: bool = False
+    image_space: bool = False
+    size: int | None = None
+    repeats: int = 3
+
+
+def works(sizes: list[int], image_steps: list[int]) -> list[Work]:
+    found = []
+    for mirroring in (False, True):
+        suffix = ", mirroring" * mirroring
+        found.append(Work(f"nnU-Net{suffix}", "nnunet", mirroring=mirroring))
+        found += [Work(f"ours {samples} x {steps}{suffix}", "ldseg", samples, steps, mirroring)
+                  for samples, steps in ((1, 1), (5, 2), (16, 2))]
+    found += [Work(f"ours {samples} x {steps}", "ldseg", samples, steps)
+              for samples, steps in ((1, 2), (1, 4), (1, 10), (20, 2))]
+    found += [Work(f"image space, {steps} steps", "nnunet", steps=steps, image_space=True, repeats=1)
+              for steps in image_steps]
+    for size in sizes:
+        found += [Work(f"nnU-Net, {size}^3", "nnunet", size=size, repeats=1),
+                  Work(f"ours 1 x 1, {size}^3", "ldseg", size=size, repeats=1),
+                  Work(f"ours 5 x 2, {size}^3", "ldseg", 5, 2, size=size, repeats=1)]
+    return found
+
+
+def measure(work: Work, dataset: str, threads: int) -> dict[str, float]:
+    """Median seconds, and the peak of resident memory less that before, GB."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    predictor, inputs, patch = _predictor(work, dataset)
+    image = torch.randn(inputs, *(patch if work.size is None else [work.size] * len(patch)))
+    run = (lambda: _image_space(predictor, image, work.steps)) if work.image_space else (
+        lambda: predictor.predict_logits_from_preprocessed_data(image))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(work.repeats + (work.repeats > 1)):  # where there are several, the first one is a warm-up
+        started = perf_counter()
+        run()
+        seconds.append(perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"seconds": median(seconds[-work.repeats:]), "memory_gb": peak * 1024 / 1e9}
+
+
+def _predictor(work: Work, dataset: str) -> tuple[Any, int, tuple[int, ...]]:
+    side = SIDES[work.side]
+    plans_manager = PlansManager(load_plans(dataset, side.plans))
+    configuration = plans_manager.get_configuration("3d_fullres")
+    description = json.loads((Path(os.environ["nnUNet_preprocessed"]) / dataset / "dataset.json").read_text())
+    inputs = len(description["channel_names"])
+    heads = plans_manager.get_label_manager(description).num_segmentation_heads
+    network = side.trainer.build_network_architecture(
+        plans_manager, configuration, inputs + heads * work.image_space, heads, False).eval()
+    common: dict[str, Any] = {"use_mirroring": work.mirroring, "perform_everything_on_device": False,
+                              "device": torch.device("cpu"), "allow_tqdm": False}
+    predictor = (LDSegPredictor(**common, samples=work.samples, steps=work.steps) if side.is_ours
+                 else nnUNetPredictor(**common))
+    patch = tuple(PlansManager(load_plans(dataset, SIDES["nnunet"].plans)).get_configuration("3d_fullres").patch_size)
+    if work.size is None:
+        configuration.configuration["patch_size"] = list(patch)  # the same tile for both
+    predictor.manual_initialization(network, plans_manager, configuration, [network.state_dict()], description,
+                                    side.trainer.__name__, tuple(range(len(patch))))
+    return predictor, inputs, patch
+
+
+@torch.inference_mode()
+def _image_space(predictor: nnUNetPredictor, image: torch.Tensor, steps: int) -> torch.Tensor:
+    """Deterministic steps on one patch: the U-Net estimates the labels, which are mixed with the noise again."""
+    heads = predictor.label_manager.num_segmentation_heads
+    noise = torch.randn(1, heads, *image.shape[1:])
+    z = noise
+    for step in range(steps):
+        estimate = predictor.network(torch.cat([image[None], z], 1)).softmax(1)
+        z = torch.lerp(noise, estimate, (step + 1) / steps)
+    return z
+
+
+def report(found: list[dict[str, Any]]) -> str:
+    seconds = {row["name"]: row["seconds"] for row in found}
+    rows = []
+    for row in found:
+        size = f", {row['size']}^3" if row["size"] else ""
+        mirroring = ", mirroring" * row["mirroring"]
+        reference = next(r for r in found if r["name"] == f"nnU-Net{size}{mirroring}")
+        rows.append([row["name"], f"{row['seconds']:.3f}", f"{row['seconds'] / seconds[reference['name']]:.2f}",
+                     f"{row['memory_gb']:.3f}", f"{row['memory_gb'] / max(reference['memory_gb'], 1e-3):.2f}"])
+    return table(["prediction", "s", "of nnU-Net's", "peak, GB", "of nnU-Net's"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[], help="voxels an axis of growing volumes")
+    parser.add_argument("--image_steps", type=int, nargs="*", default=[50], help="steps of diffusion in image space")
+    options = parser.parse_args()
+    found = []
+    for work in works(options.sizes, options.image_steps):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            row = asdict(work) | process.submit(measure, work, options.dataset, options.threads).result()
+        found.append(row)
+        print(f"{row['name']}: {row['seconds']:.3f} s, {row['memory_gb']:.3f} GB", flush=True)
+    context = conditions(options.threads)
+    write_json(f"cost_{options.dataset}_{options.threads}threads", {**context, "results": found})
+    write_section(f"cost {options.dataset} {options.threads}", f"{report(found)}\n\n{under(context)}")
+    print(report(found))
+
+
+if __name__ == "__main__":
+    main()
