@@ -4,10 +4,10 @@
 
 Needs nnU-Net's three environment variables and the plans of the sides that are asked for: ldseg_plan_and_preprocess
 -d ID for ours, nnUNetv2_plan_and_preprocess -d ID -c 3d_fullres for nnU-Net's, with -pl nnUNetPlannerResEncM too for
-resenc-m. nnU-Net's augmentation for all, learning rates annealed to the budget. Each training runs in a process of its own, one
-after the other; models lie in nnUNet_results/benchmarks/MINUTESmin, and one that is there is not trained again. Every
-validation case is then predicted from nnUNet_raw at several operating points. Writes benchmarks/results/accuracy_*.json
-after every training, and the section of RESULTS.md.
+resenc-m. nnU-Net's augmentation for all, learning rates annealed to the budget. Each training runs in a process of its
+own, one after the other; models lie in nnUNet_results/benchmarks/MINUTESmin, and one that is there is not trained
+again. Every validation case is then predicted from nnUNet_raw at several operating points. Writes
+benchmarks/results/accuracy_*.json after every training, and the section of RESULTS.md.
 """
 
 from __future__ import annotations
