@@ -142,12 +142,19 @@ function sliceView(row, slice) {
   const heading = [where, `${slice.wrong} wrong ${slice.of > 1 ? "voxels" : "pixels"}`].filter(Boolean).join(", ");
   return [
     element("p", { class: "quiet" }, heading),
-    element("div", { class: "panels" },
+    element("div", { class: slice.mutual_information === null ? "panels" : "panels five" },
             panel("image", picture(element("img", { src: slice.image, alt: says("image") }))),
             panel("truth", picture(image(), element("img", { src: slice.truth, alt: says("truth over the image") }))),
             panel("prediction", picture(image(), element("img", { src: slice.prediction,
                                                                   alt: says("prediction over the image") }))),
-            panel(`uncertainty (entropy, 0 to ${report.highest_entropy} nats)`, uncertainty))];
+            panel(`uncertainty (entropy, 0 to ${report.highest_entropy} nats)`, uncertainty),
+            ...disagreement(slice, picture, panel, says))];
+}
+
+function disagreement(slice, picture, panel, says) {
+  if (slice.mutual_information === null) return [];
+  return [panel(`disagreement (mutual information, 0 to ${slice.most_mutual_information} nats)`,
+                picture(element("img", { src: slice.mutual_information, alt: says("disagreement of the draws") })))];
 }
 
 function legend() {

@@ -45,7 +45,7 @@ def walk(cases: Sequence[Case], shown: Sequence[int], reader: BaseReaderWriter, 
     """
     found = Walk()
     others = sorted(set(range(len(cases))) - set(shown), key=lambda i: (cases[i].mean_dice or 0, cases[i].name))
-    order = [i for i in [*shown, *others] if cases[i].truth is not None]
+    order = [i for i in [*shown, *others] if cases[i].truth is not None and cases[i].prediction.is_file()]
     pictured = set([i for i in order if cases[i].images][:MAX_PICTURES])
     for index in tqdm(order, desc="cases", disable=None):
         case = cases[index]
