@@ -55,7 +55,7 @@ def build(model: Model, file: Path, number: int, device: torch.device, left_out:
         "summary": page.summary_section(cases, classes), "cases": page.cases_section(cases),
         "worst-best": page.worst_best_section(worst, best, any(case.mutual_information for case in cases)),
         "viewer": page.viewer_section(found, cases),
-        "reliability": _reliability(model, found), "training": training,
+        "reliability": _reliability(model, found, cases), "training": training,
         "film": _film(model, [cases[i] for i in found.slices], device, colours),
         "plans": [*_plans(model), *_choice(model)]}
     sentences = [*left_out, *(without_images or _without_images(cases)), *without_validation,
@@ -117,7 +117,7 @@ def _limits_of(model: Model, cases: Sequence[Case]) -> list[str]:
     if gone:
         sentences.append(f"The segmentations of {len(gone)} of {len(cases)} cases, such as {gone[0]}, are not there "
                          "(an imported model comes without): they have numbers only.")
-    bare = list(dict.fromkeys(case.fold for case in cases if case.probabilities is None))
+    bare = list(dict.fromkeys(case.fold for case in cases if case.probabilities is None and case.prediction.is_file()))
     if bare:
         sentences.append(f"Fold {', '.join(map(str, bare))} was validated without probabilities, so uncertainty and "
                          f"reliability lack cases: {model.validation_command(bare)} writes them.")
@@ -145,9 +145,11 @@ def _training(model: Model) -> list[str]:
                          "imported one does not).")] if untold else ())]
 
 
-def _reliability(model: Model, found: Walk) -> list[str]:
+def _reliability(model: Model, found: Walk, cases: Sequence[Case]) -> list[str]:
     if found.counted:
         return reliability.section(found.bins, found.counted, model.has_regions)
+    if not any(case.prediction.is_file() for case in cases):
+        return [paragraph("There are neither segmentations nor probabilities to compare with the truth.")]
     return [paragraph("There are no probabilities to compare with the truth: "
                       f"{model.validation_command(model.folds)} writes them.")]
 
