@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ldseg_auto.devices import DEVICES, limit_processes
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import Interrupted, LDSegError
 from ldseg_auto.folders import DEFAULT_PLANS, DEFAULT_TRAINER
 
 
@@ -21,7 +21,8 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
         arguments: instead of `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0, or 1 after a foreseeable mistake (one line on stderr), or 130 after Ctrl-C.
+        The exit code: 0, or 1 after a foreseeable mistake (one line on stderr), or after a signal 128 + its
+        number (130 after Ctrl-C).
     """
     parsed = parser.parse_args(arguments)
     limit_processes()
@@ -30,6 +31,9 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
     except LDSegError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return interruption.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -15,8 +15,9 @@ from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import uncertainty_files
-from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
+from ldseg_auto.trainers.run import _leave_cores
 from ldseg_auto.trainers.splits import make_splits
+from ldseg_auto.trainers.validation import into_validation_best
 
 COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model", "report",
             "find_best_configuration")
@@ -192,11 +193,12 @@ def test_val_best_keeps_the_final_validation(trainers, world):
 def test_failed_validation_keeps_the_final_one(tmp_path):
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "of").write_text("final")
-    with pytest.raises(ValueError, match="broken"), _into_validation_best(tmp_path):
-        (tmp_path / "validation").mkdir()
+    trainer = FakeTrainer(tmp_path)
+    with pytest.raises(ValueError, match="broken"), into_validation_best(trainer):
+        trainer.perform_actual_validation(False)
         raise ValueError("broken")
-    assert (tmp_path / "validation" / "of").read_text() == "final"
-    assert [p.name for p in tmp_path.iterdir()] == ["validation"]
+    assert (tmp_path / "validation" / "of").read_text() == "final" and trainer.output_folder == str(tmp_path)
+    assert not (tmp_path / "validation_best").exists()
 
 
 class FakePredictor:
