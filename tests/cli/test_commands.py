@@ -1,5 +1,6 @@
 """The commands' help, and that every flag reaches the function behind the command."""
 
+import errno
 import json
 import os
 import shutil
@@ -42,7 +43,9 @@ def _raise(error: BaseException):
 
 
 @pytest.mark.parametrize("error, code, printed", [
-    (LDSegError("Two\nlines.", "Cure."), 1, "error: Two lines. Cure.\n"), (KeyboardInterrupt(), 130, "interrupted\n")])
+    (LDSegError("Two\nlines.", "Cure."), 1, "error: Two lines. Cure.\n"), (KeyboardInterrupt(), 130, "interrupted\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "a.json"), 1,
+     "error: a.json could not be written: No space left on device. Make room, then run the same command again.\n")])
 def test_how_commands_end(error, code, printed, capsys):
     assert common.run(lambda _: _raise(error), common.parser("A command."), []) == code
     assert capsys.readouterr().err == printed
@@ -60,6 +63,8 @@ def test_loaders_leave_the_cores_to_a_cpu_training(monkeypatch):
 
 
 def test_bugs_are_not_hidden():
+    with pytest.raises(FileNotFoundError):
+        common.run(lambda _: _raise(FileNotFoundError(errno.ENOENT, "", "a")), common.parser("A command."), [])
     with pytest.raises(ZeroDivisionError):
         common.run(lambda _: _raise(ZeroDivisionError()), common.parser("A command."), [])
 
