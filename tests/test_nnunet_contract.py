@@ -135,7 +135,8 @@ PARAMETERS = {
 # a function or method -> names that its code must look up: those we bind for the call, and hooks that it must reach
 LOOKS_UP = {
     f"{TRAINER}.perform_actual_validation": "nnUNetPredictor manual_initialization export_prediction_from_logits "
-                                            "predict_sliding_window_return_logits",
+                                            "predict_sliding_window_return_logits multiprocessing get_context Pool "
+                                            "starmap_async",
     "nnunetv2.inference.export_prediction:convert_predicted_logits_to_segmentation_with_correct_shape":
         "resampling_fn_probabilities apply_inference_nonlin",
     "nnunetv2.evaluation.accumulate_cv_results:accumulate_cv_results": "nnUNet_raw nnUNet_preprocessed",
@@ -147,6 +148,7 @@ LOOKS_UP = {
     "nnunetv2.inference.export_prediction:export_prediction_from_logits":
         "convert_predicted_logits_to_segmentation_with_correct_shape",
     "nnunetv2.evaluation.evaluate_predictions:save_summary_json": "save_json",
+    "nnunetv2.evaluation.evaluate_predictions:compute_metrics_on_folder": "multiprocessing get_context Pool starmap",
     f"{TRAINER}.get_dataloaders": "NonDetMultiThreadedAugmenter get_training_transforms",
     f"{TRAINER}.get_training_transforms": "GaussianBlurTransform",
     f"{TRAINER}.on_train_start": "get_dataloaders save_json",

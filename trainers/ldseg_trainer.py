@@ -22,7 +22,7 @@ from ldseg_auto.inference.binding import bound
 from ldseg_auto.inference.export import export_prediction
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
-from ldseg_auto.trainers import checkpoint, randomness
+from ldseg_auto.trainers import checkpoint, pools, randomness
 from ldseg_auto.trainers.budget import WallTimeBudgetMixin
 from ldseg_auto.trainers.code_start import start_from_principal_components
 from ldseg_auto.trainers.ema import WeightAverage
@@ -289,6 +289,6 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
                 save_summary(measure_on_cases(self, network), network.config.sampler_steps, self.output_folder,
                              self.print_to_log_file)
             with bound(nnunet_trainer_module, nnUNetPredictor=predictor,
-                       export_prediction_from_logits=export_prediction), \
-                    bound(evaluate_predictions, save_json=save_json_whole):
+                       export_prediction_from_logits=export_prediction, multiprocessing=pools.WATCHED), \
+                    bound(evaluate_predictions, save_json=save_json_whole, multiprocessing=pools.WATCHED):
                 super().perform_actual_validation(save_probabilities)

@@ -1,6 +1,7 @@
 """Trainings that are killed, interrupted, starved and damaged, for real, and what goes on afterwards."""
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
 from ldseg_auto.trainers.run import train_folds
 
 CPU = torch.device("cpu")
+GET_CONTEXT = multiprocessing.get_context
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["7", "1", "-c", "3d_fullres", "-device", "cpu", "--iterations_per_epoch", "2", "--seed", "0", "--epochs"]
 
@@ -284,3 +286,22 @@ def test_the_best_checkpoint_is_validated_beside_the_final_one(own_small_world, 
     assert set(json.loads((best / "latent_signs.json").read_text())) == set(json.loads(before["latent_signs.json"]))
     assert {name: (fold / name).read_bytes() for name in before} == before
     assert not list(fold.glob("*.part"))
+
+
+class Deadly:
+    """Stands in for the export of a prediction, in another process."""
+
+    @staticmethod
+    def export(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.processes
+def test_a_validation_whose_worker_is_killed_says_so(own_small_world, monkeypatch):
+    monkeypatch.setattr("ldseg_auto.trainers.ldseg_trainer.export_prediction", Deadly.export)
+    monkeypatch.setattr(LDSegTrainer, "validation_mirroring", False)
+    # forked: a process that is spawned imports torch first
+    monkeypatch.setattr("ldseg_auto.trainers.pools.multiprocessing.get_context",
+                        lambda method: GET_CONTEXT("fork"))
+    with pytest.raises(LDSegError, match="processes that write and score.*it validates again"):
+        train_folds("7", ["0"], "3d_fullres", device="cpu", only_validate=True)
