@@ -1,5 +1,6 @@
 """Label statistics of known shapes, and complaints about files that cannot be used."""
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -151,6 +152,8 @@ def test_workers_find_the_same_and_a_dead_one_is_named(tmp_path, monkeypatch):
     cases = _cases(tmp_path)
     alone = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "one.json")
     monkeypatch.setattr("ldseg_auto.evaluation.workers._START_SECONDS", 0)
+    fork = multiprocessing.get_context("fork")  # a process that is spawned imports torch first
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     assert extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "two.json", num_processes=2) == alone
     cases |= {"c": cases["a"], "deadly": _write(tmp_path, "deadly", np.zeros((8, 8, 8), np.uint8))}
     with pytest.raises(LDSegError, match="at (c, )?deadly.*-npfp"):
