@@ -40,6 +40,7 @@ def kill(worker):
     worker.join()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_killed_worker_is_replaced_once(loader, capfd):
     assert next(loader)["data"].shape == (1, 4)
     first = list(loader._processes)
