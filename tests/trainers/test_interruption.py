@@ -5,12 +5,15 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from ldseg_auto.cli import common
 from ldseg_auto.errors import Interrupted
+from ldseg_auto.trainers import cluster
 from ldseg_auto.trainers.interruption import finish_first, stop_in_order
+from ldseg_auto.trainers.run import _how_to_go_on
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
@@ -82,3 +85,22 @@ def test_workers_hear_no_interrupt_and_end_by_sigterm(method, capfd):
     assert "Traceback" not in capfd.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)  # here it is heard again
+
+
+def test_local_jobs_are_ended_when_their_command_is(monkeypatch, tmp_path):
+    cancelled = []
+    job = SimpleNamespace(done=lambda: False, cancel=lambda: cancelled.append(1), job_id="1",
+                          paths=SimpleNamespace(stdout="log"))
+    work = SimpleNamespace(model=tmp_path, dataset="Dataset007_Small", states={0: "new"})
+    monkeypatch.setattr(cluster, "prepare_training", lambda device=None, **_: work)
+    monkeypatch.setattr(cluster, "submit_folds", lambda *_: [job])
+    monkeypatch.setattr(cluster, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="without --restart"):
+        cluster.train_on_cluster("local", "7", [0], device="cpu")
+    assert cancelled == [1]
+
+
+def test_the_way_on_is_the_right_one():
+    assert "--restart" not in _how_to_go_on(restart=False, disable_checkpointing=False)
+    assert "again without --restart: it goes on" in _how_to_go_on(restart=True, disable_checkpointing=False)
+    assert "Nothing of this training was saved" in _how_to_go_on(restart=False, disable_checkpointing=True)
