@@ -1,4 +1,4 @@
-"""The one exception for mistakes we foresee: it names the cause and the cure."""
+"""The one exception for mistakes we foresee, which names the cause and the cure; and the one for signals."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ class LDSegError(RuntimeError):
         self.cause = cause
         self.cure = cure
         super().__init__(f"{cause} {cure}")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ends the command.
+
+    Args:
+        name: of the signal.
+        number: of the signal; a shell expects the exit code 128 + number.
+        advice: how to go on.
+    """
+
+    def __init__(self, name: str, number: int, advice: str):
+        self.exit_code = 128 + number
+        super().__init__(f"interrupted by {name}. {advice}")
 
 
 def named(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:

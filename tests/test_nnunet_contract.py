@@ -20,6 +20,7 @@ TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer"
 PREDICTOR = "nnunetv2.inference.predict_from_raw_data:nnUNetPredictor"
 PLANNER = "nnunetv2.experiment_planning.experiment_planners.default_experiment_planner:ExperimentPlanner"
 PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
+AUGMENTER = "batchgenerators.dataloading.nondet_multi_threaded_augmenter:NonDetMultiThreadedAugmenter"
 PLANNING = "nnunetv2.experiment_planning.plan_and_preprocess_api"
 
 # what -> the parameters that we pass or take, by their names (self left out); nnU-Net may have more
@@ -51,6 +52,8 @@ PARAMETERS = {
     f"{TRAINER}.get_validation_transforms":
         "deep_supervision_scales is_cascaded foreground_labels regions ignore_label",
     f"{TRAINER}.print_to_log_file": "args",
+    f"{TRAINER}.get_dataloaders": "",
+    f"{AUGMENTER}._finish": "",
     "nnunetv2.run.run_training:get_trainer_from_args":
         "dataset_name_or_id configuration fold trainer_name plans_identifier continue_training device",
     "nnunetv2.run.run_training:maybe_load_checkpoint":
@@ -132,7 +135,8 @@ PARAMETERS = {
 # a function or method -> names that its code must look up: those we bind for the call, and hooks that it must reach
 LOOKS_UP = {
     f"{TRAINER}.perform_actual_validation": "nnUNetPredictor manual_initialization export_prediction_from_logits "
-                                            "predict_sliding_window_return_logits",
+                                            "predict_sliding_window_return_logits multiprocessing get_context Pool "
+                                            "starmap_async",
     "nnunetv2.inference.export_prediction:convert_predicted_logits_to_segmentation_with_correct_shape":
         "resampling_fn_probabilities apply_inference_nonlin",
     "nnunetv2.evaluation.accumulate_cv_results:accumulate_cv_results": "nnUNet_raw nnUNet_preprocessed",
@@ -143,6 +147,14 @@ LOOKS_UP = {
         "recursive_find_trainer_class_by_name build_network_architecture",
     "nnunetv2.inference.export_prediction:export_prediction_from_logits":
         "convert_predicted_logits_to_segmentation_with_correct_shape",
+    "nnunetv2.evaluation.evaluate_predictions:save_summary_json": "save_json",
+    "nnunetv2.evaluation.evaluate_predictions:compute_metrics_on_folder": "multiprocessing get_context Pool starmap",
+    f"{TRAINER}.get_dataloaders": "NonDetMultiThreadedAugmenter get_training_transforms",
+    f"{TRAINER}.get_training_transforms": "GaussianBlurTransform",
+    f"{TRAINER}.on_train_start": "get_dataloaders save_json",
+    f"{TRAINER}.on_epoch_end": "plot_progress_png save_checkpoint",
+    f"{AUGMENTER}._start": "producer results_loop",
+    f"{AUGMENTER}.__next__": "_start",
     f"{TRAINER}.initialize": "build_network_architecture configure_optimizers _build_loss",
     f"{PLANNER}.get_plans_for_configuration": "static_estimate_VRAM_usage",
     f"{PLANNER}.plan_experiment": "get_plans_for_configuration save_plans",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -42,7 +41,9 @@ from ldseg_auto.trainers.crossval import (
     require_same_plans,
     require_same_split,
 )
+from ldseg_auto.trainers.interruption import stop_in_order
 from ldseg_auto.trainers.splits import Split, prepare_splits
+from ldseg_auto.trainers.validation import validate
 
 
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
@@ -88,21 +89,32 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
     _make_repeatable(seed)
     _leave_cores(torch_device.type)
     attributes = _attributes(epochs, iterations_per_epoch, max_minutes, seed, disable_checkpointing)
-    for fold, state in work.states.items():
-        if state == FINISHED and not (continue_training or only_validate or validate_best):
-            print(f"Fold {fold} is finished and left as it is; --restart trains it anew.")
-            continue
-        if state == TRAINED and not only_validate:
-            print(f"Fold {fold} is trained; its validation{' with probabilities' * save_probabilities} is still to do.")
-        resume = continue_training or state == STARTED
-        longer = continue_training and epochs is not None
-        trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, resume, torch_device)
-        for name, value in attributes.items():
-            setattr(trainer, name, value)
-        _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), pretrained_weights)
-        _validate(trainer, validate_best, save_probabilities)
-    _merge_if_finished(work, allow_unused_cases)
+    with stop_in_order(_how_to_go_on(restart, disable_checkpointing)):
+        for fold, state in work.states.items():
+            if state == FINISHED and not (continue_training or only_validate or validate_best):
+                print(f"Fold {fold} is finished and left as it is; --restart trains it anew.")
+                continue
+            if state == TRAINED and not only_validate:
+                print(f"Fold {fold} is trained; its validation{' with probabilities' * save_probabilities} is still to "
+                      "do.")
+            resume = continue_training or state == STARTED
+            longer = continue_training and epochs is not None
+            trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, resume,
+                                   torch_device)
+            for name, value in attributes.items():
+                setattr(trainer, name, value)
+            _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), pretrained_weights)
+            validate(trainer, validate_best, save_probabilities)
+        _merge_if_finished(work, allow_unused_cases)
     return [work.model / f"fold_{fold}" for fold in work.states]
+
+
+def _how_to_go_on(restart: bool, disable_checkpointing: bool) -> str:
+    """What to do after an interruption."""
+    if disable_checkpointing:
+        return "Nothing of this training was saved: --disable_checkpointing was given."
+    return (f"Run the same command again{' without --restart' * restart}: it goes on after the last finished epoch; a "
+            "validation is made again.")
 
 
 @dataclass(frozen=True)
@@ -187,32 +199,6 @@ def _set_aside(fold: Path, with_checkpoints: bool) -> None:
     if validation.exists():
         rmtree(previous, ignore_errors=True)
         validation.rename(previous)
-
-
-def _validate(trainer: Any, best: bool, save_probabilities: bool) -> None:
-    folder = Path(trainer.output_folder)
-    if best:
-        trainer.load_checkpoint(str(folder / "checkpoint_best.pth"))
-    with _into_validation_best(folder) if best else nullcontext():
-        trainer.perform_actual_validation(save_probabilities)
-
-
-@contextmanager
-def _into_validation_best(fold: Path) -> Iterator[None]:
-    """nnU-Net always writes to validation/, which must go on describing the final checkpoint."""
-    ordinary, kept, best = fold / "validation", fold / "validation_final", fold / "validation_best"
-    if ordinary.exists():
-        ordinary.rename(kept)
-    try:
-        yield
-        if best.exists():
-            rmtree(best)
-        ordinary.rename(best)
-    finally:
-        if kept.exists():
-            if ordinary.exists():  # left by a validation that failed
-                rmtree(ordinary)
-            kept.rename(ordinary)
 
 
 def _get_trainer(dataset: str, configuration: str, fold: Fold, trainer_name: str, plans_name: str,

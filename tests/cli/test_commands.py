@@ -1,5 +1,6 @@
 """The commands' help, and that every flag reaches the function behind the command."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,8 +16,9 @@ from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import uncertainty_files
-from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
+from ldseg_auto.trainers.run import _leave_cores
 from ldseg_auto.trainers.splits import make_splits
+from ldseg_auto.trainers.validation import into_validation_best
 
 COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model", "report",
             "find_best_configuration")
@@ -41,7 +43,9 @@ def _raise(error: BaseException):
 
 
 @pytest.mark.parametrize("error, code, printed", [
-    (LDSegError("Two\nlines.", "Cure."), 1, "error: Two lines. Cure.\n"), (KeyboardInterrupt(), 130, "interrupted\n")])
+    (LDSegError("Two\nlines.", "Cure."), 1, "error: Two lines. Cure.\n"), (KeyboardInterrupt(), 130, "interrupted\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "a.json"), 1,
+     "error: a.json could not be written: No space left on device. Make room, then run the same command again.\n")])
 def test_how_commands_end(error, code, printed, capsys):
     assert common.run(lambda _: _raise(error), common.parser("A command."), []) == code
     assert capsys.readouterr().err == printed
@@ -59,6 +63,8 @@ def test_loaders_leave_the_cores_to_a_cpu_training(monkeypatch):
 
 
 def test_bugs_are_not_hidden():
+    with pytest.raises(FileNotFoundError):
+        common.run(lambda _: _raise(FileNotFoundError(errno.ENOENT, "", "a")), common.parser("A command."), [])
     with pytest.raises(ZeroDivisionError):
         common.run(lambda _: _raise(ZeroDivisionError()), common.parser("A command."), [])
 
@@ -192,11 +198,12 @@ def test_val_best_keeps_the_final_validation(trainers, world):
 def test_failed_validation_keeps_the_final_one(tmp_path):
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "of").write_text("final")
-    with pytest.raises(ValueError, match="broken"), _into_validation_best(tmp_path):
-        (tmp_path / "validation").mkdir()
+    trainer = FakeTrainer(tmp_path)
+    with pytest.raises(ValueError, match="broken"), into_validation_best(trainer):
+        trainer.perform_actual_validation(False)
         raise ValueError("broken")
-    assert (tmp_path / "validation" / "of").read_text() == "final"
-    assert [p.name for p in tmp_path.iterdir()] == ["validation"]
+    assert (tmp_path / "validation" / "of").read_text() == "final" and trainer.output_folder == str(tmp_path)
+    assert not (tmp_path / "validation_best").exists()
 
 
 class FakePredictor:
