@@ -18,6 +18,10 @@ class LDSegError(RuntimeError):
         self.cure = cure
         super().__init__(f"{cause} {cure}")
 
+    def __reduce__(self) -> tuple:
+        """Sent between processes by its two parts."""
+        return LDSegError, (self.cause, self.cure)
+
 
 def named(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
     """The first names of a list that may be long, for a message."""

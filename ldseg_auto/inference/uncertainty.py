@@ -32,9 +32,11 @@ def predictive_entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
     Returns:
         (z, y, x), float32; at most log K (labels) or log 2 (regions).
     """
-    if regions:
-        return (entr(probabilities) + entr(1 - probabilities)).mean(0, dtype=np.float32)
-    return entr(probabilities).sum(0, dtype=np.float32)
+    entropy = np.empty(probabilities.shape[1:], np.float32)
+    for row in range(len(entropy)):  # no copies of a large volume
+        p = probabilities[:, row]
+        entropy[row] = (entr(p) + entr(1 - p)).mean(0, np.float32) if regions else entr(p).sum(0, np.float32)
+    return entropy
 
 
 def spread_of(mean: torch.Tensor, mean_square: torch.Tensor, entropy_of_draws: torch.Tensor,
