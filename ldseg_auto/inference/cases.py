@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ def predict_cases(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]],
                 except Exception as error:
                     failed(outcome.case, "prediction", error)
                     continue
-                writers.submit(outcome.case, *_export_of(predictor, outcome, prediction, save_probabilities))
+                writers.submit(outcome.case, export_case, *_export_of(predictor, outcome, prediction, save_probabilities))
                 note(writers.outcomes())
             while writers.at_work:
                 note(writers.outcomes(wait_for_one=True))
@@ -100,7 +100,7 @@ def _predict(predictor: FilePredictor, case: Path, image: VolumeOnDisk,
 
 
 def _export_of(predictor: FilePredictor, outcome: Outcome, prediction: tuple[VolumeOnDisk, list[list[float]]],
-               save_probabilities: bool) -> tuple[Callable, ...]:
-    """The function that writes a case, and its arguments."""
-    return (export_case, *prediction, outcome.result[1], predictor.configuration_manager, predictor.plans_manager,
+               save_probabilities: bool) -> tuple[Any, ...]:
+    """The arguments of `export_case`."""
+    return (*prediction, outcome.result[1], predictor.configuration_manager, predictor.plans_manager,
             predictor.dataset_json, outcome.case, save_probabilities, predictor.export)

@@ -84,13 +84,14 @@ def export_case(prediction: Rows, sample_voxels: Sequence[Sequence[float]], prop
         if options.spread:
             np.savez_compressed(spread_file(staged), spread=spread, volumes=volumes)
         elif options.maps:
+            assert probabilities is not None
             write_uncertainty(probabilities, segmentation, spread, volumes, labels, staged,
                               plans_manager.image_reader_writer_class(), properties, dataset_json, options)
         plans_manager.image_reader_writer_class().write_seg(segmentation, f"{staged}{ending}", properties)
 
 
 def _segment(prediction: Rows, geometry: Geometry, labels: Any, temperature: float,
-             file: Path | None) -> tuple[np.ndarray, np.ndarray]:
+             file: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
     """(z, y, x) labels in the image's geometry and, where there is a file to hold them, the probabilities."""
     heads = labels.num_segmentation_heads
     segmentation, inside = geometry.canvas(np.uint8 if len(labels.foreground_labels) < 255 else np.uint16)

@@ -21,6 +21,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from scipy.ndimage import map_coordinates
 from skimage.transform import resize
 
+from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.volumes import Rows
 
 _NOTHING = 1e-9  # of a spline's weights, which fall by a factor of 3.7 a voxel and are 1 together
@@ -92,7 +93,15 @@ def plan_resampling(function: Callable, old_shape: Sequence[int], new_shape: Seq
     Args:
         function: of nnU-Net's configuration, with its options bound.
         spacing, new_spacing: of the old and of the new grid; they decide whether slices are resampled one by one.
+
+    Raises:
+        LDSegError: nothing is left of the volume on the new grid.
     """
+    if min(new_shape) < 1:
+        raise LDSegError(f"The image is too small for the model: {tuple(map(int, old_shape))} voxels of "
+                         f"{tuple(float(round(s, 3)) for s in spacing)} mm are none of "
+                         f"{tuple(float(round(s, 3)) for s in new_spacing)} mm.",
+                         "Check the image's spacing, and that it is not an empty or cut image.")
     options = _options(function)
     if options is None:
         return None
