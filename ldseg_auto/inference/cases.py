@@ -56,7 +56,8 @@ def predict_cases(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]],
                 except Exception as error:
                     failed(outcome.case, "prediction", error)
                     continue
-                writers.submit(outcome.case, export_case, *_export_of(predictor, outcome, prediction, save_probabilities))
+                arguments = _export_of(predictor, outcome, prediction, save_probabilities)
+                writers.submit(outcome.case, export_case, *arguments)
                 note(writers.outcomes())
             while writers.at_work:
                 note(writers.outcomes(wait_for_one=True))

@@ -76,6 +76,7 @@ def export_case(prediction: Rows, sample_voxels: Sequence[Sequence[float]], prop
         segmentation, probabilities = _segment(prediction, geometry, labels, options.temperature, kept)
         segmentation = keep_largest_components(segmentation, options.largest_component)
         if save_probabilities:
+            assert probabilities is not None
             np.savez_compressed(f"{staged}.npz", probabilities=probabilities)
             save_pickle(properties, f"{staged}.pkl")
         if wanted:

@@ -1,9 +1,9 @@
 """Predicts one large volume from file to file in a process of its own, and prints how much memory that took.
 
-    python tests/inference/large_volume.py FOLDER Z Y X [--network stand-in | real] [--processes N] [--probabilities]
+    python tests/inference/large_volume.py FOLDER Z Y X [--then_rows Z] [--network stand-in | real] [--processes N]
 
-Prints JSON: for each phase its seconds and the peak of the memory of this process and its children (proportional set
-size, so that pages that they share count once), in MiB above what is there before the prediction.
+Prints JSON, a line a volume: for each phase its seconds and the peak of the memory of this process and its children
+(proportional set size, so that pages that they share count once), in MiB above what is there before the prediction.
 """
 
 import argparse
@@ -143,11 +143,18 @@ def main() -> None:
     parser.add_argument("--patch", type=int, nargs=3, default=(96, 160, 160))
     parser.add_argument("--step_size", type=float, default=0.5)
     parser.add_argument("--processes", type=int, default=0)
-    parser.add_argument("--probabilities", action="store_true")
+    parser.add_argument("--then_rows", type=int, nargs="*", default=(), help="again with as many")
     arguments = parser.parse_args()
-    image = arguments.folder / "case_0000.mha"
-    write_volume(image, arguments.shape)
     predictor = build(arguments)
+    steps = cases._predict, cases._export_of
+    for rows in (arguments.shape[0], *arguments.then_rows):
+        cases._predict, cases._export_of = steps
+        print(json.dumps(measure(predictor, arguments, (rows, *arguments.shape[1:]))), flush=True)
+
+
+def measure(predictor: LDSegPredictor, arguments: argparse.Namespace, shape) -> dict:
+    image = arguments.folder / "case_0000.mha"
+    write_volume(image, shape)
     before, watch, began = memory_mib(), PeakMemory(), {"preprocessing": time.monotonic()}
 
     def announced(phase, function):
@@ -160,15 +167,15 @@ def main() -> None:
     cases._export_of = announced("writing", cases._export_of)
     watch.phase = "preprocessing"
     watch.start()
-    failures = cases.predict_cases(predictor, {arguments.folder / "case": [str(image)]}, arguments.probabilities,
-                                   arguments.processes, arguments.processes)
+    failures = cases.predict_cases(predictor, {arguments.folder / "case": [str(image)]}, False, arguments.processes,
+                                   arguments.processes)
     began["end"], watch.running = time.monotonic(), False
     if failures:
         sys.exit(str(failures))
     times, phases = list(began.values()), [name for name in began if name != "end"]
-    print(json.dumps({"voxels": prod(arguments.shape), "before_mib": round(before), **{
+    return {"voxels": prod(shape), "before_mib": round(before), **{
         name: {"seconds": round(times[i + 1] - times[i], 1), "mib": round(watch.peaks[name] - before)}
-        for i, name in enumerate(phases)}}))
+        for i, name in enumerate(phases)}}
 
 
 if __name__ == "__main__":

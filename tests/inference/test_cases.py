@@ -18,7 +18,8 @@ from ldseg_auto.inference.export import export_case
 from ldseg_auto.inference.failures import CasesFailed, Failure, failure_of
 from ldseg_auto.inference.predictor import LDSegPredictor
 
-COMMAND = "-d 7 -device cpu --disable_tta --disable_progress_bar --samples 1 -npp 1 -nps 1".split()
+COMMAND = ["-d", "7", "-device", "cpu", "--disable_tta", "--disable_progress_bar", "--samples", "1",
+           "-npp", "1", "-nps", "1"]
 
 
 @pytest.fixture
