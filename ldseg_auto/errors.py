@@ -18,6 +18,10 @@ class LDSegError(RuntimeError):
         self.cure = cure
         super().__init__(f"{cause} {cure}")
 
+    def __reduce__(self) -> tuple:
+        """Sent between processes by its two parts."""
+        return LDSegError, (self.cause, self.cure)
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal ends the command.

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def use_threads() -> Callable[[pytest.MonkeyPatch], None]:
 
 def _use_threads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(multiprocessing, "get_context", _ThreadContext)
+    patch.setattr("ldseg_auto.inference.workers.start_executor", lambda threads: ThreadPoolExecutor(1))
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from ldseg_auto.devices import select_device
@@ -29,6 +29,8 @@ from ldseg_auto.folders import (
 from ldseg_auto.headers import channels_in
 from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
+from ldseg_auto.inference.failures import CasesFailed, Failure
+from ldseg_auto.inference.outputs import files_of, require_output_folder, require_written
 from ldseg_auto.integrity import require_whole
 
 
@@ -63,7 +65,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         The segmentation of every case of this part.
 
     Raises:
-        LDSegError: anything asked for does not exist, or a segmentation was not written.
+        LDSegError: anything asked for does not exist.
+        CasesFailed: some cases were not predicted; all others are written.
     """
     from ldseg_auto.inference.export import ExportOptions
 
@@ -82,11 +85,11 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     for model in models:
         _require_steps(steps, read_json(model / "plans.json"), model.name.split("__")[-1])
     cases = find_cases(Path(input_folder), description, plans["image_reader_writer"])
-    _require_other_folder(Path(input_folder), Path(output_folder))
+    require_output_folder(Path(input_folder), Path(output_folder))
 
     mine = list(cases)[part_id::num_parts]
     out = Path(output_folder)
-    files = {case: _files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
+    files = {case: files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
              if not (continue_prediction and all(file.is_file() for file in files[case]))}
     require_whole((file for images in to_do.values() for file in images), progress_bar)
@@ -97,14 +100,21 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     finish = _finish(models, best, use_choice)
     export = ExportOptions(maps=uncertainty, **vars(finish))
     processes = (num_processes_preprocessing, num_processes_export)
+    failures: list[Failure] = []
     if to_do and len(models) == 1:
-        _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
-                       {**options, **samplers[first], "export": export})
+        failures += _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
+                                   {**options, **samplers[first], "export": export})
     elif to_do:
-        members = _predict_members(to_do, out / f"members_{part_id}", models, samplers, continue_prediction, processes,
-                                   {**options, "export": ExportOptions(spread=uncertainty)})
-        average_members(members, list(to_do), out, save_probabilities, export, progress_bar)
-    _require_written([file for case in mine for file in files[case]])
+        members, failures = _predict_members(to_do, out / f"members_{part_id}", models, samplers, continue_prediction,
+                                             processes, {**options, "export": ExportOptions(spread=uncertainty)})
+        whole = [case for case in to_do if case not in {failure.case for failure in failures}]
+        try:
+            average_members(members, whole, out, save_probabilities, export, progress_bar)
+        except CasesFailed as error:
+            failures += error.failures
+    if failures:
+        raise _with_list(failures, len(mine))
+    require_written([file for case in mine for file in files[case]])
     return [files[case][0] for case in mine]
 
 
@@ -152,34 +162,47 @@ def _finish(models: dict[Path, list[Fold]], best: Best | None, use_choice: bool)
 
 def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Path, list[Fold]],
                      samplers: dict[Path, dict[str, Any]], keep: bool, processes: tuple[int, int],
-                     options: dict[str, Any]) -> list[Path]:
-    """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`."""
+                     options: dict[str, Any]) -> tuple[list[Path], list[Failure]]:
+    """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`. A
+    case that fails with one model is not tried with the next."""
     same = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "seed")}
     source = next(iter(cases.values()))[0].resolve().parent
     spread = options["export"].spread
     open_parts(folder, keep, {**same, "spread": spread, "images": source,
                               "models": {str(model): (folds, samplers[model]) for model, folds in models.items()}})
+    failures: list[Failure] = []
     for model, folds in models.items():
-        missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case, spread)}
+        failed = {failure.case for failure in failures}
+        missing = {case: files for case, files in cases.items()
+                   if case not in failed and not is_member(folder / model.name / case, spread)}
         if missing:
-            _predict_cases(missing, folder / model.name, model, folds, True, processes, {**options, **samplers[model]})
-    return [folder / model.name for model in models]
+            failures += _predict_cases(missing, folder / model.name, model, folds, True, processes,
+                                       {**options, **samplers[model]})
+    return [folder / model.name for model in models], failures
 
 
 def _predict_cases(cases: dict[str, list[Path]], out: Path, model: Path, folds: list[Fold], save_probabilities: bool,
-                   processes: tuple[int, int], options: dict[str, Any]) -> None:
-    """Segment these cases with one model."""
+                   processes: tuple[int, int], options: dict[str, Any]) -> list[Failure]:
+    """Segment these cases with one model; returns those that failed."""
     predictor = _load_predictor(model, folds, **options)
     print(f"Predicting with {model.name}, fold {' '.join(map(str, folds))}")
     images = [[str(file) for file in files] for files in cases.values()]
     truncated = [str(out / case) for case in cases]
     out.mkdir(parents=True, exist_ok=True)
     written: dict[str, Any] = {"save_probabilities": save_probabilities, "overwrite": True}
-    if processes == (0, 0):
-        predictor.predict_from_files_sequential(images, truncated, **written)
-    else:
+    try:
         predictor.predict_from_files(images, truncated, **written, num_processes_preprocessing=processes[0],
                                      num_processes_segmentation_export=processes[1])
+    except CasesFailed as error:
+        return error.failures
+    return []
+
+
+def _with_list(failures: list[Failure], total: int) -> CasesFailed:
+    """The error for the cases that failed, after a list of them."""
+    for failure in failures:
+        print(f"failed: {failure.case}: {failure.cause} {failure.cure}", file=sys.stderr)
+    return CasesFailed(failures, total)
 
 
 def find_cases(folder: Path, description: dict[str, Any], reader: str) -> dict[str, list[Path]]:
@@ -262,33 +285,3 @@ def _require_steps(steps: int | None, plans: dict[str, Any], configuration: str)
     if steps is not None and timesteps is not None and steps > timesteps:
         raise LDSegError(f"{steps} steps are more than the model's {timesteps} timesteps.",
                          f"Give 1 to {timesteps}; a few are enough.")
-
-
-def _files_of(case: Path, description: dict[str, Any], save_probabilities: bool, uncertainty: bool) -> list[Path]:
-    """What a prediction writes, the segmentation first."""
-    from ldseg_auto.inference.uncertainty import class_names, uncertainty_files
-
-    probabilities = [Path(f"{case}.npz"), Path(f"{case}.pkl")] if save_probabilities else []
-    maps = uncertainty_files(case, class_names(description)) if uncertainty else []
-    return [Path(f"{case}{description['file_ending']}"), *probabilities, *maps]
-
-
-def _require_other_folder(input_folder: Path, output_folder: Path) -> None:
-    if output_folder.exists() and output_folder.resolve() == input_folder.resolve():
-        raise LDSegError(f"Input and output are the same folder, {input_folder}.", "Give another folder to -o.")
-    if output_folder.exists() and not output_folder.is_dir():
-        raise LDSegError(f"The output {output_folder} is a file.", "Give a folder to -o.")
-    try:
-        output_folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output_folder):
-            pass
-    except OSError as error:
-        raise LDSegError(f"Nothing can be written to {output_folder} ({error.strerror}).",
-                         "Give a folder to -o that you may write to.") from error
-
-
-def _require_written(files: list[Path]) -> None:
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
-        raise LDSegError(f"{len(missing)} of {len(files)} files were not written: {named(missing)}.",
-                         "Look for the first error above, then run the command again with --continue_prediction.")
