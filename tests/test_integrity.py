@@ -4,8 +4,7 @@ import gzip
 
 import pytest
 
-from ldseg_auto.errors import LDSegError
-from ldseg_auto.integrity import is_whole, require_whole
+from ldseg_auto.integrity import scan
 
 
 @pytest.fixture
@@ -23,14 +22,8 @@ def whole(tmp_path):
 def test_damaged_files_are_named(whole, damage):
     broken = whole.with_name("broken.nii.gz")
     broken.write_bytes(damage(whole.read_bytes()))
-    assert not is_whole(broken)
-    with pytest.raises(LDSegError) as error:
-        require_whole([whole, broken])
-    assert str(broken) in str(error.value) and str(whole) not in str(error.value)
+    assert not scan(broken).whole
 
 
-def test_whole_and_other_files_pass(whole):
-    picture = whole.with_name("picture.png")
-    picture.write_bytes(b"not looked at")
-    assert is_whole(whole)
-    require_whole([whole, picture])
+def test_a_whole_file_is_whole(whole):
+    assert scan(whole) == (True, True)
