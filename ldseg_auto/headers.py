@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ def header_problem(path: Path, reader: str) -> tuple[str, str] | None:
     """What makes a file unfit for nnU-Net although its reader reads it: cause (the end of a sentence) and cure.
 
     A file that is no image is left to the reader. nnU-Net's SimpleITKIO reads a volume with a fourth axis or with
-    vectors as channels, but cannot write a segmentation of it in the end; and readers take a spacing of zero for 1 mm
-    and a negative one for positive.
+    vectors as channels, but cannot write a segmentation of it in the end.
 
     Args:
         reader: name of nnU-Net's reader.
@@ -32,11 +31,6 @@ def header_problem(path: Path, reader: str) -> tuple[str, str] | None:
                         "Save each of them as a file of its own: CASE_0000, CASE_0001, ...")
             if path.suffix == ".gipl" and path.stat().st_size < _gipl_bytes(header):
                 return "is cut off", "Copy the file again from where it comes from, or remove the case."
-    if path.name.endswith((".nii", ".nii.gz")):
-        steps = _nifti_steps(path)
-        if any(not isfinite(step) or step <= 0 for step in steps):
-            return (f"has the spacing {' x '.join(f'{step:g}' for step in steps)} (pixdim)",
-                    "Correct pixdim in the header of the file.")
     return None
 
 
@@ -71,19 +65,3 @@ def _gipl_bytes(header: Any) -> int:
 
     voxel_bytes = sitk.Image([1] * header.GetDimension(), header.GetPixelID()).GetSizeOfPixelComponent()
     return _GIPL_HEADER_BYTES + prod(header.GetSize()) * voxel_bytes
-
-
-def _nifti_steps(path: Path) -> list[float]:
-    """The distances of voxels as they stand in the file, before any library mends them; empty where it is no NIfTI."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.openers import ImageOpener
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        kind = type(nibabel.load(path).header)
-        with ImageOpener(path) as content:
-            header = kind.from_fileobj(content, check=False)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError):
-        return []
-    return [float(step) for step in header["pixdim"][1:1 + min(3, int(header["dim"][0]))]]

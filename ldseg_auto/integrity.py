@@ -1,5 +1,5 @@
 """What readers hide: SimpleITK reads the missing end of some files, and NaN in NIfTI, as zeros, and tifffile leaves out
-slices that it cannot find, all without an error."""
+slices that it cannot find, all without an error. Each file is read through once more for it, from the disk's cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,27 +20,37 @@ _NIFTI_FLOATS = {16: "f4", 64: "f8"}  # datatype in the header
 
 
 class Content(NamedTuple):
-    """Of a compressed file: whether it ends with the checksum that it says, and (NIfTI) holds finite values only."""
+    """What a file holds besides what a reader says of it.
 
-    whole: bool
-    finite: bool
+    whole: it ends with the checksum that it says; True where there is none.
+    finite: a compressed NIfTI file holds neither NaN nor infinite values.
+    steps: the distances of voxels as a NIfTI header has them (readers take 0 for 1 and drop a minus).
+    """
+
+    whole: bool = True
+    finite: bool = True
+    steps: tuple[float, ...] = ()
 
 
 def scan(file: Path) -> Content:
-    """Read a compressed file to its end, once; others are taken for whole and finite."""
-    finite = True
+    """Read a compressed file to its end, once; of others nothing but a NIfTI header."""
     try:
         if file.suffix == ".mha":
-            return Content(_mha_is_whole(file), True)
+            return Content(_mha_is_whole(file))
+        if file.suffix == ".nii":
+            with file.open("rb") as content:
+                return Content(steps=_nifti_header(content)[1])
         if file.suffix == ".gz":
             with gzip.open(file) as content:
-                kind = _float_type(content)
+                kind, steps = _nifti_header(content)
+                finite = True
                 while chunk := content.read(_CHUNK_BYTES):
                     if kind is not None and finite:
                         finite = bool(np.isfinite(np.frombuffer(chunk, kind, len(chunk) // kind.itemsize)).all())
+                return Content(True, finite, steps)
     except (EOFError, OSError, zlib.error):
-        return Content(False, finite)
-    return Content(True, finite)
+        return Content(whole=False)
+    return Content()
 
 
 @contextmanager
@@ -61,18 +71,19 @@ def missing_pages() -> Iterator[list[str]]:
         found[:] = [message for message in found if "invalid page offset" in message]
 
 
-def _float_type(content: IO[bytes]) -> np.dtype | None:
-    """Of the values of a NIfTI-1 file, which come next; None where it is none or holds integers."""
+def _nifti_header(content: Any) -> tuple[np.dtype | None, tuple[float, ...]]:
+    """The type of the values that come next if they are floats, and the distances of voxels; of NIfTI-1 only."""
     header = content.read(_NIFTI_HEADER_BYTES)
     order = {b"\x5c\x01\0\0": "<", b"\0\0\x01\x5c": ">"}.get(header[:4])  # sizeof_hdr is 348
     if order is None or len(header) < _NIFTI_HEADER_BYTES:
-        return None
-    kind = _NIFTI_FLOATS.get(int(np.frombuffer(header, f"{order}i2", 1, 70)[0]))
+        return None, ()
+    axes, kind = (int(np.frombuffer(header, f"{order}i2", 1, at)[0]) for at in (40, 70))  # dim[0], datatype
+    steps = tuple(float(v) for v in np.frombuffer(header, f"{order}f4", 3, 80)[:axes])  # pixdim[1:4]
     start = float(np.frombuffer(header, f"{order}f4", 1, 108)[0])  # vox_offset
-    if kind is None or not _NIFTI_HEADER_BYTES <= start < _CHUNK_BYTES:
-        return None
+    if kind not in _NIFTI_FLOATS or not _NIFTI_HEADER_BYTES <= start < _CHUNK_BYTES:
+        return None, steps
     content.read(int(start) - _NIFTI_HEADER_BYTES)
-    return np.dtype(order + kind)
+    return np.dtype(order + _NIFTI_FLOATS[kind]), steps
 
 
 def _mha_is_whole(file: Path) -> bool:

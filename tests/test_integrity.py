@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from ldseg_auto.integrity import scan
+from ldseg_auto.integrity import Content, scan
 
 
 @pytest.fixture
@@ -26,4 +26,4 @@ def test_damaged_files_are_named(whole, damage):
 
 
 def test_a_whole_file_is_whole(whole):
-    assert scan(whole) == (True, True)
+    assert scan(whole) == Content()

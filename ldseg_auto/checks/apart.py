@@ -38,7 +38,8 @@ class _Worker:
 
     def give(self, index: int, item: Any, seconds: float) -> None:
         self.index, self.deadline = index, monotonic() + seconds
-        self.connection.send(item)
+        with suppress(OSError):  # it has died already: seen when its answer is waited for
+            self.connection.send(item)
 
     def end(self) -> None:
         self.process.kill()
@@ -83,7 +84,7 @@ def _finished(busy: dict[Connection, _Worker], idle: list[_Worker]) -> dict[int,
         worker = busy[connection]  # type: ignore[index]
         try:
             message = worker.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             worker.end()
             if not worker.started:
                 raise LDSegError("The processes that check the data do not start.", "Look for the first error above; a "

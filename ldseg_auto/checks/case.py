@@ -139,9 +139,12 @@ def read_file(file: str, readers: Sequence[str], label: bool = False) -> tuple[n
                          "is a link to nothing" if path.is_symlink() else "is no file", _COPY + ".")
     if path.stat().st_size == 0:
         raise Unreadable("is empty", _COPY + ".")
-    whole, finite = scan(path)
-    if not whole:
+    content = scan(path)
+    if not content.whole:
         raise Unreadable("is cut off or damaged", _COPY + ".")
+    if not all(np.isfinite(step) and step > 0 for step in content.steps):
+        raise Unreadable(f"has the spacing {' x '.join(f'{s:g}' for s in content.steps)} in its header",
+                         "Correct pixdim in the header of the file.")
     causes = []
     for name in readers:
         wrong = header_problem(path, name)
@@ -160,7 +163,7 @@ def read_file(file: str, readers: Sequence[str], label: bool = False) -> tuple[n
             raise Unreadable(wrong_grid, "Correct the header of the file.")
         if missing or not array.size:
             raise Unreadable("is cut off or damaged", _COPY + ".")
-        return np.asarray(array), grid, name, not finite
+        return np.asarray(array), grid, name, not content.finite
     raise Unreadable(f"cannot be read by nnU-Net's {' or '.join(readers)} ({'; '.join(dict.fromkeys(causes))})",
                      _COPY + ".")
 

@@ -67,6 +67,8 @@ def _labels(labels: Any) -> list[str]:
     values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
     if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         return ["has labels that are no whole numbers"]
+    if labels.get("background") != 0:
+        return ['has no label "background": 0']
     present = sorted(set(values))
     if present != list(range(len(present))):
         return [f"has the labels {present}, which are not consecutive from 0 (background) on: relabel the files, 255 "

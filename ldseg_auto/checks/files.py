@@ -13,6 +13,7 @@ from ldseg_auto.errors import LDSegError
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".png", ".bmp", ".tif", ".tiff", ".jpg",
                  ".jpeg", ".dcm")
+_MACOS = "._"  # begins the names of files that macOS writes beside others on foreign drives
 
 
 class Case(NamedTuple):
@@ -39,7 +40,8 @@ def cases_in(folder: Path, ending: str) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in files:
         if path.name.endswith(ending):
-            found.setdefault(_case_of(path.name, ending) or path.name, []).append(path)
+            hidden = path.name.startswith(_MACOS)
+            found.setdefault(path.name if hidden else _case_of(path.name, ending) or path.name, []).append(path)
     for path in files:
         other = next((e for e in IMAGE_ENDINGS if path.name.endswith(e)), ending)
         if not path.name.endswith(ending) and (case := _case_of(path.name, other)) and case not in found:
@@ -65,14 +67,15 @@ def training_cases(folder: Path, description: Mapping[str, Any]) -> tuple[dict[s
              for name, files in images.items()}
     problems = [problem for name, files in images.items() if (problem := name_problem(name, files, ending))]
     labels = {path.name.removesuffix(ending): path for path in sorted((folder / "labelsTr").iterdir())
-              if path.name.endswith(ending)}
-    return cases, problems + _label_problems({name: cases[name] for name in cases if not is_stray(name)}, labels, ending)
+              if path.name.endswith(ending) and not path.name.startswith(_MACOS)}
+    named_well = {name: files for name, files in cases.items() if not is_stray(name)}
+    return cases, problems + _label_problems(named_well, labels, ending)
 
 
 def name_problem(case: str, files: Sequence[Path], ending: str) -> Problem | None:
     """What is wrong with the names of an image's files: the ending, no channel number, numbers with gaps."""
     for file in files:
-        if file.name.startswith("._"):
+        if file.name.startswith(_MACOS):
             return Problem(case, str(file), "is no image: macOS puts such files beside the real ones",
                            "Remove the files whose names begin with '._'.")
         if not file.name.endswith(ending):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldseg_auto.checks.files import require_input_folder
 from ldseg_auto.cli import common
-from ldseg_auto.folders import DEFAULT_CHECKPOINT
+from ldseg_auto.folders import DEFAULT_CHECKPOINT, RESULTS, require_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +82,8 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    require_input_folder(Path(arguments.input_folder))  # before the imports, which take seconds
+    require_environment(RESULTS)  # before the imports, which take seconds
+    require_input_folder(Path(arguments.input_folder))
 
     from ldseg_auto.inference.run import predict_folder
 

@@ -194,7 +194,7 @@ BAD = {
     "labels reversed": _plan(lambda d: _changed(d, labels={"0": "background", "1": "organ"}), "the wrong way round"),
     "labels with a gap": _plan(lambda d: _changed(d, labels={"background": 0, "organ": 255}), "[0, 255]"),
     "labels as text": _plan(lambda d: _changed(d, labels={"background": "0", "organ": "1"}), "no whole numbers"),
-    "no background": _plan(lambda d: _changed(d, labels={"thing": 0, "organ": 1}), "Background"),
+    "no background": _plan(lambda d: _changed(d, labels={"thing": 0, "organ": 1}), 'no label "background": 0'),
     "regions without order": _plan(lambda d: _changed(d, labels={"background": 0, "all": [1, 2], "core": 2}),
                                    "regions_class_order"),
     "count too high": _plan(lambda d: _changed(d, numTraining=30), "says numTraining 30, but there are 3 cases",

@@ -46,8 +46,10 @@ def test_bad_cases_are_left_out_of_everything(world, monkeypatch, capsys):
     assert record["problems"][0]["file"].endswith(f"labelsTr/{BAD}.nii.gz")
     assert _read(folder / "LDSegPlans.json")["training_images"]["orientations"] == {"LPS": 9}
     assert raw_before == {path: path.stat().st_mtime_ns for path in world["raw"].rglob("*")}, "the raw data are left"
-    monkeypatch.setenv(RAW, "nowhere")
-    _nnunet_trains(folder, good)
+    with monkeypatch.context() as without_raw:
+        without_raw.setenv(RAW, "nowhere")
+        _nnunet_trains(folder, good)
+    _a_repaired_case_comes_back(world)
 
 
 def _nnunet_trains(folder, good):
@@ -67,12 +69,10 @@ def _nnunet_trains(folder, good):
     assert set(batch["keys"]) <= set(good)
 
 
-def test_a_repaired_case_comes_back(world, capsys):
-    arguments = ["-d", "7", "--no_pp"]
-    assert plan_and_preprocess.main([*arguments, "--skip_bad_cases"]) == 0
+def _a_repaired_case_comes_back(world):
     shutil.copy(world["raw"] / "labelsTr" / "case_04.nii.gz", world["raw"] / "labelsTr" / f"{BAD}.nii.gz")
     (world["preprocessed"] / "splits_final.json").unlink()
-    assert plan_and_preprocess.main(arguments) == 0
+    assert plan_and_preprocess.main(["-d", "7", "--no_pp"]) == 0
     assert len(_read(world["preprocessed"] / "dataset_fingerprint.json")["spacings"]) == 10
     description = _read(world["preprocessed"] / "dataset.json")
     assert description["numTraining"] == 10 and "dataset" not in description
