@@ -2,7 +2,10 @@
 
 import gzip
 
+import nibabel
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from ldseg_auto.integrity import Content, scan
 
@@ -27,3 +30,17 @@ def test_damaged_files_are_named(whole, damage):
 
 def test_a_whole_file_is_whole(whole):
     assert scan(whole) == Content()
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f8"])
+def test_nan_that_simpleitk_hides_is_seen(kind, tmp_path):
+    voxels = np.random.default_rng(0).normal(size=(70, 80, 90)).astype(kind)
+    file = tmp_path / "image.nii.gz"
+    for spoilt in (False, True):
+        if spoilt:
+            voxels[-1, -1, -1] = np.nan
+        header = nibabel.Nifti1Header(endianness=kind[0])
+        header.set_data_dtype(kind)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1, 2, 3, 1.0]), header), file)
+        assert scan(file) == Content(finite=not spoilt, steps=(1, 2, 3))
+    assert np.isfinite(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))).all()
