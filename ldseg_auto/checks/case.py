@@ -86,16 +86,17 @@ def _check_images(case: Case, rules: Rules, report: Report) -> Geometry | None:
             report.orientation = "" if "Reorient" in report.reader else geometry.orientation(grid)
         else:
             _compare(case.name, case.images[0], file, reference, grid, report, channel=True)
-        if voxels.not_finite(array):
+        extremes = [voxels.extremes(channel) for channel in array]
+        if not np.isfinite(extremes).all():
             report.problems.append(Problem(case.name, file, "holds NaN or infinite voxels", _REPLACE))
             continue
         if nan_as_zero:
             report.problems.append(Problem(case.name, file, "holds NaN or infinite voxels; nnU-Net's reader takes them "
                                            "for 0", _REPLACE, WARNING))
-        for channel in array:
+        for channel, (low, high) in zip(array, extremes, strict=True):
             report.features.append(channels.features(channel))
-            report.lowest.append(float(channel.min()))
-            constants.append((file, bool(channel.min() == channel.max())))
+            report.lowest.append(low)
+            constants.append((file, low == high))
         report.images += voxels.digest([array])
     if len(counts) == len(case.images) and sum(counts) != len(rules.channels):
         report.problems.append(_wrong_number(case, counts, rules))

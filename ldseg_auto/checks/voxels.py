@@ -20,19 +20,23 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def not_finite(array: np.ndarray) -> bool:
-    """Whether there is a NaN or an infinite value (both show in the extremes)."""
-    return not (np.isfinite(array.min()) and np.isfinite(array.max()))
+def extremes(channel: np.ndarray) -> tuple[float, float]:
+    """The lowest and the highest value; not finite where there is a NaN or an infinite value."""
+    return float(channel.min()), float(channel.max())
 
 
 def distinct(labels: np.ndarray) -> np.ndarray:
-    """The values of a label map, sorted."""
-    low, high = float(labels.min()), float(labels.max())
-    if np.isfinite([low, high]).all() and max(abs(low), abs(high)) < _MOST_COUNTED:
-        whole = labels.astype(np.int32)
-        if np.array_equal(whole, labels):
-            return np.flatnonzero(np.bincount((whole - int(low)).ravel())) + int(low)
-    return np.unique(labels)
+    """The values of a label map, sorted. Whole numbers are counted slice by slice: sorting large volumes is slow."""
+    low, high = extremes(labels)
+    if not (np.isfinite([low, high]).all() and max(abs(low), abs(high)) < _MOST_COUNTED):
+        return np.unique(labels)
+    seen = np.zeros(int(high) - int(low) + 2, bool)
+    for part in labels.reshape(-1, *labels.shape[-2:]):
+        whole = part.astype(np.int32)
+        if not np.array_equal(whole, part):
+            return np.unique(labels)
+        seen[whole.ravel() - int(low)] = True
+    return np.flatnonzero(seen) + int(low)
 
 
 def label_problem(values: Sequence[float] | np.ndarray, allowed: Iterable[int]) -> str | None:
