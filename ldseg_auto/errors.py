@@ -11,12 +11,14 @@ class LDSegError(RuntimeError):
     Args:
         cause: what is wrong, with the value that came.
         cure: what to do about it.
+        details: a line each for what there is a list of.
     """
 
-    def __init__(self, cause: str, cure: str):
+    def __init__(self, cause: str, cure: str, details: Sequence[str] = ()):
         self.cause = cause
         self.cure = cure
-        super().__init__(f"{cause} {cure}")
+        self.details = list(details)
+        super().__init__("\n  ".join([f"{cause} {cure}", *details]))
 
     def __reduce__(self) -> tuple:
         """Sent between processes by its two parts."""

@@ -15,6 +15,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
 
+from ldseg_auto.checks.voxels import distinct, label_problem
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.evaluation.workers import Workers
 from ldseg_auto.folders import write_text
@@ -27,7 +28,6 @@ MAX_THICKNESS_VOXELS = 300_000  # of a window around each structure: the distanc
 MAX_THICKNESS_CASES = 20
 THICKNESS_VALUES = 200  # kept of a case and class
 EXAMPLES = 3  # cases named for each class
-_LISTED_VALUES = 5  # of the wrong values in a file
 
 
 class CaseLabels(NamedTuple):
@@ -126,12 +126,10 @@ def describe_case(item: tuple[str, str, bool], reader_class: type[BaseReaderWrit
     except Exception as error:  # noqa: BLE001, whatever the reader raises on a damaged file belongs in the list
         return CaseLabels(case, (), (), (), problem=f"cannot be read ({error})")
     volume = np.asarray(volume)[0]
-    values = np.unique(volume)
-    wrong = [v for v in values if float(v) not in allowed]
+    values = distinct(volume)
+    wrong = label_problem(values, allowed)
     if wrong:
-        shown = ", ".join(f"{v:g}" for v in wrong[:_LISTED_VALUES])
-        return CaseLabels(case, (), (), (),
-                          problem=f"holds {shown}{', ...' if len(wrong) > _LISTED_VALUES else ''}")
+        return CaseLabels(case, (), (), (), problem=wrong)
     volume, spacing_mm = volume.astype(np.int32), [float(s) for s in properties["spacing"]]
     if len(volume) == 1:  # nnU-Net's placeholder for the distance of slices that are not there
         spacing_mm[0] = 1.0

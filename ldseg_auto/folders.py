@@ -95,18 +95,6 @@ def write_text(file: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def require_raw(dataset: str) -> None:
-    """Raise unless the raw data set has its three parts."""
-    folder = folder_of(RAW) / dataset
-    missing = [name for name in ("dataset.json", "imagesTr", "labelsTr") if not (folder / name).exists()]
-    if missing:
-        raise LDSegError(f"{folder} lacks {', '.join(missing)}.", "Put the data there in nnU-Net's format.")
-    description = read_json(folder / "dataset.json")
-    missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in description]
-    if missing:
-        raise LDSegError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}.", "Add what is missing.")
-
-
 def load_plans(dataset: str, plans_name: str = DEFAULT_PLANS) -> dict[str, Any]:
     """The plans of a data set, as written by the planner."""
     folder = folder_of(PREPROCESSED) / dataset

@@ -24,15 +24,17 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
         arguments: instead of `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0, or 1 after a foreseeable mistake (one line on stderr), or after a signal 128 + its
-        number (130 after Ctrl-C).
+        The exit code: 0, or 1 after a foreseeable mistake (one line on stderr, and one for each of a list), or after a
+        signal 128 + its number (130 after Ctrl-C).
     """
     parsed = parser.parse_args(arguments)
     limit_processes()
     try:
         command(parsed)
     except LDSegError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", " ".join(f"{error.cause} {error.cure}".split()), file=sys.stderr)
+        for line in error.details:
+            print("  " + " ".join(line.split()), file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in _FULL_DISK:

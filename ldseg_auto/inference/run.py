@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldseg_auto.checks.prediction import check_inputs, find_inputs, record_of, report_inputs, require_all
 from ldseg_auto.devices import select_device
-from ldseg_auto.errors import LDSegError, named
+from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
     DEFAULT_CHECKPOINT,
     DEFAULT_PLANS,
@@ -26,12 +26,10 @@ from ldseg_auto.folders import (
     require_trained_folds,
     trained_folds,
 )
-from ldseg_auto.headers import channels_in
 from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
 from ldseg_auto.inference.failures import CasesFailed, Failure
 from ldseg_auto.inference.outputs import files_of, require_output_folder, require_written
-from ldseg_auto.integrity import require_whole
 
 
 def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configurations: Sequence[str] | None = None,
@@ -41,8 +39,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
                    continue_prediction: bool = False, save_probabilities: bool = False,
                    num_processes_preprocessing: int = 3, num_processes_export: int = 3, num_parts: int = 1,
                    part_id: int = 0, steps: int | None = None, samples: int | None = None, eta: float | None = None,
-                   seed: int = 0, uncertainty: bool = False, use_choice: bool = True, progress_bar: bool = True,
-                   verbose: bool = False) -> list[Path]:
+                   seed: int = 0, uncertainty: bool = False, use_choice: bool = True, skip_bad_cases: bool = False,
+                   progress_bar: bool = True, verbose: bool = False) -> list[Path]:
     """Segment every case of a folder (or one part of them) with the trained folds of a model, or of several.
 
     Args:
@@ -60,12 +58,13 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         seed: of the samples' noise.
         uncertainty: write maps and figures below uncertainty/.
         use_choice: use what ldseg_find_best_configuration chose.
+        skip_bad_cases: cases that cannot be used are recorded in data_check.json in the output folder, and no error.
 
     Returns:
-        The segmentation of every case of this part.
+        The segmentation of every case of this part that can be used.
 
     Raises:
-        LDSegError: anything asked for does not exist.
+        LDSegError: anything asked for does not exist, or cases cannot be used; all bad ones are listed.
         CasesFailed: some cases were not predicted; all others are written.
     """
     from ldseg_auto.inference.export import ExportOptions
@@ -84,7 +83,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     description, plans = read_json(first / "dataset.json"), read_json(first / "plans.json")
     for model in models:
         _require_steps(steps, read_json(model / "plans.json"), model.name.split("__")[-1])
-    cases = find_cases(Path(input_folder), description, plans["image_reader_writer"])
+    cases = find_inputs(Path(input_folder), description)
     require_output_folder(Path(input_folder), Path(output_folder))
 
     mine = list(cases)[part_id::num_parts]
@@ -92,7 +91,10 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     files = {case: files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
              if not (continue_prediction and all(file.is_file() for file in files[case]))}
-    require_whole((file for images in to_do.values() for file in images), progress_bar)
+    record = record_of(out, num_parts, part_id)
+    good, problems = check_inputs(to_do, description, plans, num_processes_preprocessing, progress_bar)
+    mine, to_do = [case for case in mine if case in good or case not in to_do], good
+    report_inputs(problems, bool(mine), record)
     options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
                "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed}
     asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}
@@ -115,6 +117,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     if failures:
         raise _with_list(failures, len(mine))
     require_written([file for case in mine for file in files[case]])
+    if not skip_bad_cases:
+        require_all(problems, record)
     return [files[case][0] for case in mine]
 
 
@@ -203,51 +207,6 @@ def _with_list(failures: list[Failure], total: int) -> CasesFailed:
     for failure in failures:
         print(f"failed: {failure.case}: {failure.cause} {failure.cure}", file=sys.stderr)
     return CasesFailed(failures, total)
-
-
-def find_cases(folder: Path, description: dict[str, Any], reader: str) -> dict[str, list[Path]]:
-    """The cases of a folder and the files of each, in the order of the channels.
-
-    Args:
-        folder: images in nnU-Net's naming, CASE_0000.ENDING.
-        description: the training data's dataset.json.
-        reader: name of nnU-Net's reader; files of NaturalImage2DIO hold several channels.
-
-    Raises:
-        LDSegError: no images, names without a channel number, or a wrong number of channels (all cases are named).
-    """
-    ending = description["file_ending"]
-    if not folder.is_dir():
-        raise LDSegError(f"The input folder {folder} does not exist.", "Give a folder of images to -i.")
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(ending) and path.is_file())
-    if not files:
-        raise LDSegError(f"The input folder {folder} holds no {ending} files.",
-                         f"Images must have the ending of the training data: CASE_0000{ending}.")
-    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(ending))
-    unnumbered = [path.name for path in files if not pattern.fullmatch(path.name)]
-    if unnumbered:
-        raise LDSegError(f"File names without a channel number: {named(unnumbered)}.",
-                         f"Rename them to CASE_0000{ending}, the next channel to CASE_0001{ending}, ...")
-    cases: dict[str, list[Path]] = {}
-    for path in files:
-        cases.setdefault(path.name[:-len(ending) - len("_0000")], []).append(path)
-    _require_channels(cases, list(description["channel_names"].values()), reader)
-    return cases
-
-
-def _require_channels(cases: dict[str, list[Path]], channels: list[str], reader: str) -> None:
-    wrong = []
-    for case, files in cases.items():
-        numbered = [path.name[:path.name.rindex("_") + 5].endswith(f"_{i:04d}") for i, path in enumerate(files)]
-        number = sum(channels_in(path, reader) for path in files)
-        if number != len(channels):
-            wrong.append(f"{case} has {number}")
-        elif not all(numbered):
-            wrong.append(f"{case} is not numbered from 0000 on")
-    if wrong:
-        expected = f"the model takes {len(channels)} ({', '.join(channels)})"
-        raise LDSegError(f"Wrong channels: {'; '.join(wrong)}; {expected}.",
-                         "Give every case one file a channel, numbered _0000, _0001, ... as in training.")
 
 
 def _load_predictor(model: Path, folds: Sequence[Fold], checkpoint_name: str, **options: Any) -> Any:

@@ -1,6 +1,7 @@
 """nnU-Net's folders with one small data set in each state of the work: raw, preprocessed, trained."""
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ PLANS = {"image_reader_writer": "SimpleITKIO",
 
 def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(path))
+    voxels = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 1000, (2, 3, 4)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
 
 
 def _write_json(path: Path, content) -> None:
