@@ -20,19 +20,22 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from ldseg_auto import fingerprint, folders
+from ldseg_auto import fingerprint, folders, run_locks
 from ldseg_auto.errors import LDSegError, named
 from ldseg_auto.headers import channels_in
 from ldseg_auto.integrity import require_whole
+from ldseg_auto.locks import held, one_at_a_time
 from ldseg_auto.planners.ldseg_planner import PLANNERS, LatentPlanning, LDSegPlanner
 from ldseg_auto.planners.report import FILE_NAME as REPORT
 from ldseg_auto.planners.report import write_report
+from ldseg_auto.sharing.trusted import require_trusted_description
 
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")  # which of them a data set gets, the planner decides
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's: volumes at full resolution are large
 _NAMED_FILES = 10
 
 
+@one_at_a_time(run_locks.planning)
 def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Sequence[str] | None = None,
                         gpu_memory_target_in_gb: float | None = None,
                         overwrite_target_spacing: Sequence[float] | None = None, plans_name: str | None = None,
@@ -86,7 +89,7 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
         _report(name, plans)
         chosen = _planned(plans, configurations)
         if not no_preprocessing:
-            with _quiet(verbose):
+            with held(*run_locks.cases(name, plans, chosen)), _quiet(verbose):
                 preprocess_dataset(number, identifier, chosen, _processes(num_processes, chosen), verbose)
         result[name] = plans
     return result
@@ -101,6 +104,7 @@ def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
     folders.require_raw(name)
     folder = folders.folder_of(folders.RAW) / name
     description = folders.read_json(folder / "dataset.json")
+    require_trusted_description(description)
     try:
         LabelManager(description["labels"], description.get("regions_class_order"))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:

@@ -50,11 +50,12 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
         cases: names without ending.
         out: gets CASE.ENDING; with `save_probabilities` CASE.npz and CASE.pkl, with `options.maps` the maps.
     """
-    from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plans = PlansManager(str(members[0] / "plans.json"))
-    description = load_json(str(members[0] / "dataset.json"))
+    from ldseg_auto.sharing.opening import read_model
+
+    content, description = read_model(members[0])
+    plans = PlansManager(content)
     for name in ("plans.json", "dataset.json"):
         shutil.copy(members[0] / name, out / name)
     for case in tqdm(cases, desc="ensembling", disable=None if progress_bar else True):
@@ -68,14 +69,15 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
 
 def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: dict[str, Any],
                   save_probabilities: bool, options: ExportOptions) -> None:
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
+    from batchgenerators.utilities.file_and_folder_operations import save_pickle
     from nnunetv2.ensembling.ensemble import average_probabilities
 
     from ldseg_auto.inference.export import at_temperature, keep_largest_components, write_uncertainty
     from ldseg_auto.inference.uncertainty import spread_of_ensemble
+    from ldseg_auto.sharing.opening import read_properties
 
     labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
-    properties = load_pickle(f"{parts[0]}.pkl")
+    properties = read_properties(Path(f"{parts[0]}.pkl"))
     probabilities = at_temperature(average_probabilities([f"{part}.npz" for part in parts]), options.temperature,
                                    labels.has_regions)
     segmentation = keep_largest_components(labels.convert_probabilities_to_segmentation(probabilities),

@@ -48,7 +48,9 @@ from ldseg_auto.inference.search import (
     select_cases,
     sizes,
 )
+from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.report.choice_page import write_page
+from ldseg_auto.run_locks import choosing
 
 CHOSEN = "crossval_chosen"  # what the choice gives on all cross-validation cases
 
@@ -72,6 +74,7 @@ class _Finalist:
     dice: np.ndarray
 
 
+@one_at_a_time(choosing)
 def find_best_configuration(dataset: str, configurations: Sequence[str] | None = None, *,
                             trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
                             folds: Sequence[str | int] | None = None, max_cases: int = MAX_CASES,

@@ -67,10 +67,12 @@ class Cases:
     """
 
     def __init__(self, folder: Path, names: Sequence[str], model: Path):
-        from batchgenerators.utilities.file_and_folder_operations import load_json
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        plans, description = PlansManager(str(model / "plans.json")), load_json(str(model / "dataset.json"))
+        from ldseg_auto.sharing.opening import read_model
+
+        content, description = read_model(model)
+        plans = PlansManager(content)
         self.labels = plans.get_label_manager(description)
         self._reader, self._ending = plans.image_reader_writer_class(), description["file_ending"]
         self._truth = folder_of(PREPROCESSED) / plans.dataset_name / "gt_segmentations"

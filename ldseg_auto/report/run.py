@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldseg_auto.config import require_known_format
 from ldseg_auto.devices import select_device
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
@@ -17,7 +16,6 @@ from ldseg_auto.folders import (
     find_dataset,
     find_model,
     parse_folds,
-    read_json,
     require_environment,
     require_trained_folds,
     trained_folds,
@@ -63,12 +61,13 @@ def write_report(dataset: str, configuration: str | None = None, *, trainer_name
 
 def _find(dataset: str, trainer_name: str, plans_name: str, configuration: str | None,
           folds: Sequence[str | int] | None, checkpoint_name: str) -> Model:
+    from ldseg_auto.sharing.opening import read_model
+
     folder = find_model(dataset, trainer_name, plans_name, configuration, checkpoint_name)
     chosen = parse_folds(map(str, folds)) if folds else trained_folds(folder, checkpoint_name)
     require_trained_folds(folder, chosen, checkpoint_name)
-    plans = read_json(folder / "plans.json")
-    require_known_format(plans)
-    return Model(folder, tuple(chosen), checkpoint_name, plans, read_json(folder / "dataset.json"))
+    plans, description = read_model(folder)
+    return Model(folder, tuple(chosen), checkpoint_name, plans, description)
 
 
 def _require_writable(file: Path) -> None:

@@ -23,6 +23,8 @@ from ldseg_auto.folders import (
     others_with_the_id_of,
     require_environment,
 )
+from ldseg_auto.locks import held
+from ldseg_auto.run_locks import importing, require_not_training
 from ldseg_auto.sharing.archive import Archive, open_archive, parse_json
 from ldseg_auto.sharing.manifest import CHECKPOINT, INFERENCE, MANIFEST, NOT_OURS, WEIGHTS, Manifest, short
 from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
@@ -52,14 +54,16 @@ def import_model(zip_file: str, overwrite: bool = False) -> list[Path]:
     with open_archive(Path(zip_file)) as archive:
         manifest = archive.manifest
         dataset = results / manifest.dataset
-        targets = _targets(dataset, manifest)
-        _require_free(targets, overwrite)
         _require_known_trainer(manifest.trainer)
-        with _writing(results), _temporary_folder(dataset if dataset.is_dir() else results) as temporary:
-            _require_room(temporary, archive)
-            archive.unpack(temporary)
-            _convert_models(temporary / manifest.dataset, manifest)
-            _move([(temporary / manifest.dataset / target.name, target) for target in targets], temporary / _REPLACED)
+        with held(importing(manifest.dataset)):
+            targets = _targets(dataset, manifest)
+            _require_free(targets, overwrite)
+            with _writing(results), _temporary_folder(dataset if dataset.is_dir() else results) as temporary:
+                _require_room(temporary, archive)
+                archive.unpack(temporary)
+                _convert_models(temporary / manifest.dataset, manifest)
+                _move([(temporary / manifest.dataset / target.name, target) for target in targets],
+                      temporary / _REPLACED)
     if dataset / INFERENCE in targets:
         print(f"Installed the choice of sampler of every model there: {dataset / INFERENCE}")
     _warn_of_ambiguous_id(manifest.dataset)
@@ -76,6 +80,9 @@ def _targets(dataset: Path, manifest: Manifest) -> list[Path]:
 
 
 def _require_free(targets: Iterable[Path], overwrite: bool) -> None:
+    targets = list(targets)
+    for target in targets:
+        require_not_training(target)
     there = [str(target) for target in targets if os.path.lexists(target)]
     if there and not overwrite:
         raise LDSegError(f"There is already {', '.join(there)}.",
