@@ -42,8 +42,8 @@ def other_process():
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:  # closes its pipes
+            process.kill()
 
 
 @pytest.fixture

@@ -48,8 +48,8 @@ def first_run(in_small_world):
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:  # closes its pipes
+            process.kill()
 
 
 def _filled(content, values):
@@ -193,9 +193,8 @@ def test_locks_are_no_cases_and_no_data_sets(in_small_world, tmp_path):
                 find_models(NAME), trained_folds(in_small_world["model"]))
 
     before = listed()
-    locks = [*run_locks.prediction(str(images), 1, 0), *run_locks.prediction(str(cases), 1, 0),
-             *run_locks.training(**FOLD), *run_locks.planning(["7"]), *run_locks.choosing("7"),
-             *run_locks.exporting(str(images / "model.nii.gz")), run_locks.importing(NAME),
+    locks = [*run_locks.prediction(str(images), 1, 0), *run_locks.training(**FOLD), *run_locks.planning(["7"]),
+             *run_locks.choosing("7"), *run_locks.exporting(str(images / "model.nii.gz")), run_locks.importing(NAME),
              run_locks.merging(in_small_world["model"])]
     with held(*locks):
         assert all(lock.file.is_file() and lock.file.name.startswith(".") for lock in locks)

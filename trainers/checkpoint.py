@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, reason_of
 
 
 def plain(value: Any) -> Any:
@@ -49,7 +49,7 @@ def load(filename: str, device: torch.device) -> dict:
         raise LDSegError(f"There is no checkpoint {filename}.",
                          "Train first, or name another one with -chk.") from error
     except Exception as error:
-        raise LDSegError(f"The checkpoint {filename} cannot be read ({type(error).__name__}: {error}).",
+        raise LDSegError(f"The checkpoint {filename} cannot be read ({reason_of(error)}).",
                          "It is damaged or not one of ldseg_auto's: use another checkpoint or train again.") from error
 
 

@@ -32,6 +32,7 @@ from ldseg_auto.folders import (
     require_preprocessed,
 )
 from ldseg_auto.locks import held, one_at_a_time
+from ldseg_auto.sharing.opening import read_weights, weights_only
 from ldseg_auto.trainers.crossval import (
     FINISHED,
     NEW,
@@ -47,6 +48,7 @@ from ldseg_auto.trainers.splits import Split, prepare_splits
 
 
 @one_at_a_time(run_locks.training)
+@weights_only()  # nnU-Net's torch.load would run what a checkpoint holds
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
                 trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS, device: str | None = None,
                 pretrained_weights: str | None = None, num_gpus: int = 1, restart: bool = False,
@@ -170,11 +172,8 @@ def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
 def _train(trainer: Any, continue_training: bool, only_validate: bool, pretrained_weights: str | None) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    from ldseg_auto.sharing.opening import weights_only
-
     resumed = continue_training and not only_validate
-    with weights_only():  # nnU-Net's torch.load would run what a checkpoint holds
-        maybe_load_checkpoint(trainer, resumed, only_validate, None if resumed or only_validate else pretrained_weights)
+    maybe_load_checkpoint(trainer, resumed, only_validate, None if resumed or only_validate else pretrained_weights)
     if only_validate:
         return
     _set_aside(Path(trainer.output_folder), with_checkpoints=not continue_training)
@@ -193,12 +192,9 @@ def _set_aside(fold: Path, with_checkpoints: bool) -> None:
 
 
 def _validate(trainer: Any, best: bool, save_probabilities: bool) -> None:
-    from ldseg_auto.sharing.opening import weights_only
-
     folder = Path(trainer.output_folder)
     if best:
-        with weights_only():
-            trainer.load_checkpoint(str(folder / "checkpoint_best.pth"))
+        trainer.load_checkpoint(str(folder / "checkpoint_best.pth"))
     with _into_validation_best(folder) if best else nullcontext():
         trainer.perform_actual_validation(save_probabilities)
 
@@ -279,8 +275,6 @@ def _require_consistent(restart: bool, continue_training: bool, only_validate: b
     if pretrained_weights is not None and not Path(pretrained_weights).is_file():
         raise LDSegError(f"There is no file {pretrained_weights}.", "Give a checkpoint_*.pth to -pretrained_weights.")
     if pretrained_weights is not None:
-        from ldseg_auto.sharing.opening import read_weights
-
         read_weights(Path(pretrained_weights))
 
 

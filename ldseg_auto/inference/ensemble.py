@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ldseg_auto.sharing.opening import read_model, read_properties
+
 if TYPE_CHECKING:
     from ldseg_auto.inference.export import ExportOptions
 
@@ -52,8 +54,6 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from ldseg_auto.sharing.opening import read_model
-
     content, description = read_model(members[0])
     plans = PlansManager(content)
     for name in ("plans.json", "dataset.json"):
@@ -74,7 +74,6 @@ def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: di
 
     from ldseg_auto.inference.export import at_temperature, keep_largest_components, write_uncertainty
     from ldseg_auto.inference.uncertainty import spread_of_ensemble
-    from ldseg_auto.sharing.opening import read_properties
 
     labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
     properties = read_properties(Path(f"{parts[0]}.pkl"))

@@ -28,6 +28,7 @@ from ldseg_auto.folders import PREPROCESSED, folder_of
 from ldseg_auto.inference.choice import Finish, Structure
 from ldseg_auto.inference.export import at_temperature, keep_largest_components
 from ldseg_auto.inference.uncertainty import FOLDER, class_names, voxel_size_of
+from ldseg_auto.sharing.opening import read_model
 
 _VOXELS_PER_CASE = 20_000  # drawn for the temperature and for the quality of confidences
 _HALVES = 20  # random halves, one to fit and one to measure coverage
@@ -68,8 +69,6 @@ class Cases:
 
     def __init__(self, folder: Path, names: Sequence[str], model: Path):
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-        from ldseg_auto.sharing.opening import read_model
 
         content, description = read_model(model)
         plans = PlansManager(content)

@@ -31,6 +31,7 @@ from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
 from ldseg_auto.integrity import require_whole
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.run_locks import prediction
+from ldseg_auto.sharing.opening import read_model
 
 
 @one_at_a_time(prediction)
@@ -68,8 +69,6 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         LDSegError: anything asked for does not exist, or a segmentation was not written.
     """
     from ldseg_auto.inference.export import ExportOptions
-    from ldseg_auto.sharing.opening import read_model
-
     _require_in_range(num_parts, part_id, tile_step_size, eta)
     _require_seed(seed)
     _require_processes(num_processes_preprocessing, num_processes_export)

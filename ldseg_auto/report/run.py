@@ -21,6 +21,7 @@ from ldseg_auto.folders import (
     trained_folds,
 )
 from ldseg_auto.report.model import Model
+from ldseg_auto.sharing.opening import read_model
 
 FILE_NAME = "report.html"
 DEFAULT_CASES = 3
@@ -61,8 +62,6 @@ def write_report(dataset: str, configuration: str | None = None, *, trainer_name
 
 def _find(dataset: str, trainer_name: str, plans_name: str, configuration: str | None,
           folds: Sequence[str | int] | None, checkpoint_name: str) -> Model:
-    from ldseg_auto.sharing.opening import read_model
-
     folder = find_model(dataset, trainer_name, plans_name, configuration, checkpoint_name)
     chosen = parse_folds(map(str, folds)) if folds else trained_folds(folder, checkpoint_name)
     require_trained_folds(folder, chosen, checkpoint_name)

@@ -48,6 +48,7 @@ from ldseg_auto.sharing.manifest import (
     Entry,
     Manifest,
 )
+from ldseg_auto.sharing.opening import read_model, read_weights
 
 NO_LICENCE = ("No licence was given with this model: its authors have not said what others may do with it.\n"
               "Ask them before you use it or pass it on.\n")
@@ -105,8 +106,6 @@ def _find_models(dataset: str, trainer_name: str, plans_name: str, configuration
 
 def _require_importable(model: Path, configuration: str) -> None:
     """Raise where ldseg_import would refuse the model."""
-    from ldseg_auto.sharing.opening import read_model
-
     plans, _ = read_model(model)
     if configuration not in plans["configurations"]:
         raise LDSegError(f"{model / 'plans.json'} has no configuration {configuration}.",
@@ -160,8 +159,6 @@ def _files_of_fold(source: Path, folder: str, manifest: Manifest, fold: Fold) ->
 
 
 def _load(file: Path) -> dict[str, Any]:
-    from ldseg_auto.sharing.opening import read_weights
-
     content = read_weights(file)
     missing = [key for key in ("trainer_name", "init_args") if key not in content]
     if missing:

@@ -6,9 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from ldseg_auto.locks import held
 from ldseg_auto.run_locks import importing, require_not_training
 from ldseg_auto.sharing.archive import Archive, open_archive, parse_json
 from ldseg_auto.sharing.manifest import CHECKPOINT, INFERENCE, MANIFEST, NOT_OURS, WEIGHTS, Manifest, short
-from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
+from ldseg_auto.sharing.opening import require_known_trainer
+from ldseg_auto.sharing.trusted import require_trusted
 
 _REPLACED = "replaced"
 
@@ -54,7 +54,7 @@ def import_model(zip_file: str, overwrite: bool = False) -> list[Path]:
     with open_archive(Path(zip_file)) as archive:
         manifest = archive.manifest
         dataset = results / manifest.dataset
-        _require_known_trainer(manifest.trainer)
+        require_known_trainer(manifest.trainer)
         with held(importing(manifest.dataset)):
             targets = _targets(dataset, manifest)
             _require_free(targets, overwrite)
@@ -87,25 +87,6 @@ def _require_free(targets: Iterable[Path], overwrite: bool) -> None:
     if there and not overwrite:
         raise LDSegError(f"There is already {', '.join(there)}.",
                          "Move it away, or replace it with --overwrite (a model with all of its folds).")
-
-
-def _require_known_trainer(name: str) -> None:
-    """Raise unless nnU-Net, this package or a folder of the user's own nnUNet_extTrainer has such a trainer."""
-    require_trainer_name(name)
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    from ldseg_auto.nnunet_ext import ldseg_auto_nnunet_trainers as ours
-
-    found = getattr(ours, name, None)  # nnU-Net's search takes seconds: it imports every trainer
-    if found is None:
-        # it names each file that it looks into, and takes for a class whatever has the name
-        with suppress(RuntimeError, AssertionError, TypeError), redirect_stdout(StringIO()):
-            found = recursive_find_trainer_class_by_name(name)
-    if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
-        raise LDSegError(f"The model was trained by {name}, which is not installed here.",
-                         "Install the version that has it; if it is its author's own, put its code into a folder of "
-                         "nnUNet_extTrainer, provided that you trust it.")
 
 
 def _require_room(folder: Path, archive: Archive) -> None:

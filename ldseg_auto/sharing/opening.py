@@ -6,18 +6,15 @@ import io
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ldseg_auto.config import require_known_format
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, reason_of
 from ldseg_auto.folders import Fold, read_json
 from ldseg_auto.sharing.manifest import short
 from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
-from ldseg_auto.trainers import checkpoint
 
 # torch's own switches: the first makes every torch.load safe, the second undoes that and must not be there beside it
 _FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -36,11 +33,32 @@ def weights_only() -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        raise LDSegError(f"A checkpoint holds more than tensors and plain values ({_first_line(error)}).", _CURE
+        if "weights_only" not in str(error):  # of another file
+            raise
+        raise LDSegError(f"A checkpoint holds more than tensors and plain values ({reason_of(error)}).", _CURE
                          ) from error
     finally:
         del os.environ[_FORCE]
         os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def require_known_trainer(name: Any) -> None:
+    """Raise unless nnU-Net, this package or a folder of the user's own nnUNet_extTrainer has such a trainer."""
+    require_trainer_name(name)
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from ldseg_auto.nnunet_ext import ldseg_auto_nnunet_trainers as ours
+
+    found = getattr(ours, name, None)  # nnU-Net's search takes seconds: it imports every trainer
+    if found is None:
+        # it names each file that it looks into, and takes for a class whatever has the name
+        with suppress(RuntimeError, AssertionError, TypeError), redirect_stdout(io.StringIO()):
+            found = recursive_find_trainer_class_by_name(name)
+    if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
+        raise LDSegError(f"The model was trained by {name}, which is not installed here.",
+                         "Install the version that has it; if it is its author's own, put its code into a folder of "
+                         "nnUNet_extTrainer, provided that you trust it.")
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -65,7 +83,7 @@ def require_openable(folder: Path, folds: Sequence[Fold], checkpoint_name: str) 
     for fold in folds:
         file = folder / f"fold_{fold}" / checkpoint_name
         content = read_weights(file)
-        require_trainer_name(content.get("trainer_name"))
+        require_known_trainer(content.get("trainer_name"))
         described = content.get("init_args")
         configuration = described.get("configuration") if isinstance(described, dict) else None
         if not isinstance(configuration, str) or configuration not in plans["configurations"]:
@@ -79,10 +97,14 @@ def read_weights(file: Path) -> dict[str, Any]:
     Raises:
         LDSegError: it is missing, damaged, or holds anything but plain values and dense tensors.
     """
+    import torch
+
+    from ldseg_auto.trainers import checkpoint
+
     content = checkpoint.load(str(file), torch.device("cpu"))
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, Mapping):
-        raise LDSegError(f"{file} holds no network_weights: it is no checkpoint of nnU-Net's kind.",
+        raise LDSegError(f"{file} lacks network_weights: it is no checkpoint of nnU-Net's kind.",
                          "Give a checkpoint_*.pth of a trained fold.")
     for name, value in weights.items():
         # the indices of sparse tensors may point anywhere; torch checks them from 2.14 on only
@@ -115,12 +137,8 @@ def read_properties(file: Path) -> dict[str, Any]:
     try:
         content = _PlainUnpickler(io.BytesIO(file.read_bytes())).load()
     except Exception as error:  # a damaged pickle can raise anything
-        raise LDSegError(f"{file} cannot be read ({type(error).__name__}: {_first_line(error)}).",
+        raise LDSegError(f"{file} cannot be read ({reason_of(error)}).",
                          "Remove it and predict again.") from error
     if not isinstance(content, dict):
         raise LDSegError(f"{file} does not hold the geometry of a case.", "Remove it and predict again.")
     return content
-
-
-def _first_line(error: BaseException) -> str:
-    return short(str(error).strip().split("\n")[0])

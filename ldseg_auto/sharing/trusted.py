@@ -105,24 +105,23 @@ def require_trainer_name(name: Any) -> None:
 
 def _require_known(names: Named) -> None:
     for where, value, allowed in names:
-        if not isinstance(value, str) or (value not in allowed and not _is_own(value)):
+        if not isinstance(value, str) or (value not in allowed and not _is_own(value, allowed)):
             raise LDSegError(f"{where} is {short(value)}, which is not among what a shared model may name: "
-                             f"{_listed(allowed)}.",
-                             f"Such a name can run any code. If it is your own, put its module into {OWN_MODULES}: "
-                             f"export {OWN_MODULES}={_suggested(value)}; otherwise do not use this model.")
+                             f"{_listed(allowed)}.", "Such code can do anything: do not use this model. If "
+                             f"it is your own, export {OWN_MODULES}={_suggested(value)}")
 
 
-def _is_own(name: str) -> bool:
+def _is_own(name: str, allowed: Collection[str]) -> bool:
     """Whether the user has listed it, or the module that defines it.
 
     A listed module vouches for its own networks and layers, not for what it has imported: my_networks.os.system is not
     in my_networks.
     """
     listed = [each for each in re.split(r"[,:;\s]+", os.environ.get(OWN_MODULES, "")) if each]
-    if "." not in name:  # found by nnU-Net's search of its own packages
+    if not any("." in each for each in allowed):  # found by nnU-Net's search of its own packages
         return name in listed
     module, _, attribute = name.rpartition(".")
-    if not any(name == each or name.startswith(f"{each}.") for each in listed):
+    if not module or not any(name == each or name.startswith(f"{each}.") for each in listed):
         return False
     from torch import nn
 

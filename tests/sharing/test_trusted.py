@@ -127,7 +127,7 @@ def test_networks_and_layers_of_ones_own(listed, own_package, tools, monkeypatch
     for key in ((*ARCHITECTURE, "network_class_name"), (*ARGUMENTS, "nonlin")):
         plans = _with(tools["plans"](), key, NET)
         monkeypatch.delenv(trusted.OWN_MODULES, raising=False)
-        with pytest.raises(LDSegError, match="export LDSEG_TRUSTED_MODULES=own_package.deep.nets;"):
+        with pytest.raises(LDSegError, match="export LDSEG_TRUSTED_MODULES=own_package.deep.nets$"):
             require_trusted(plans, DESCRIPTION)
         monkeypatch.setenv(trusted.OWN_MODULES, listed)
         require_trusted(plans, DESCRIPTION)
