@@ -33,8 +33,8 @@ def planning(dataset_ids: Sequence[int | str], **_: Any) -> list[Lock]:
 
 
 def cases(dataset: str, plans: dict[str, Any], configurations: Sequence[str], shared: bool = False) -> list[Lock]:
-    """Preprocessed cases: written by one, with nobody reading; or read by several (`shared`). The lock lies beside their
-    folder, which nnU-Net removes, and in which it takes one file ending only."""
+    """Preprocessed cases: written by one, with nobody reading; or read by several (`shared`). The lock lies beside
+    their folder, which nnU-Net removes, and in which it takes one file ending only."""
     folders = dict.fromkeys(preprocessed_folder(dataset, plans, name) for name in configurations)
     doing = "training with" if shared else "preprocessing"
     return [Lock(folder.with_name(f".ldseg_{folder.name}.lock"), f"{doing} the cases in {folder}",

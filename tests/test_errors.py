@@ -10,8 +10,8 @@ TORCH = ("Weights only load failed. {}Re-running `torch.load` with `weights_only
 
 @pytest.mark.parametrize("text, reason", [
     ("two\nlines", "two"), ("", ""), ("\n  late", "late"), ("a\x1b[2Jb", "a?[2Jb"), ("Läsion", "Läsion"),
-    (TORCH.format("", "WeightsUnpickler error: Unsupported global: GLOBAL a.b was not an allowed global. Please use it."),
-     "Unsupported global: GLOBAL a.b was not an allowed global"),
+    (TORCH.format("", "WeightsUnpickler error: Unsupported global: GLOBAL a.b was not allowed. Please use it."),
+     "Unsupported global: GLOBAL a.b was not allowed"),
     (TORCH.format("In 2.6, ", "Trying to load unsupported GLOBAL posix.mkdir whose module posix is blocked."),
      "unsupported GLOBAL posix.mkdir whose module posix is blocked.")])
 def test_the_reason_is_one_line_without_torchs_advice(text, reason):

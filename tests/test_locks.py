@@ -108,6 +108,21 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_lock(lock, o
         os.kill(child, signal.SIGKILL)
 
 
+def test_a_folder_that_another_run_removes_at_the_same_moment(lock, monkeypatch, capsys):
+    original, calls = os.open, []
+
+    def removed_before_the_first(path, flags, *mode):
+        calls.append(path)
+        if len(calls) == 1:
+            lock.file.parent.rmdir()
+        return original(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", removed_before_the_first)
+    with held(lock):
+        assert lock.file.is_file()
+    assert not capsys.readouterr().out
+
+
 def test_one_that_waits_comes_second(lock, other_process, capsys):
     process = other_process(lock, "time.sleep(1)")
     with held(Lock(lock.file, "merging", wait=True)):

@@ -148,7 +148,7 @@ def test_an_import_waits_for_another(model_zip, first_run, capsys):
 
     def end() -> None:
         seen.extend(Path(os.environ["nnUNet_results"]).glob("Dataset*"))
-        process.communicate("")
+        process.stdin.close()
 
     Timer(1, end).start()
     assert import_model.main([str(model_zip)]) == 0
@@ -157,7 +157,7 @@ def test_an_import_waits_for_another(model_zip, first_run, capsys):
 
 def test_validations_are_merged_by_one_after_the_other(in_small_world, first_run, capsys):
     process = first_run("merging", {"model": str(in_small_world["model"])})
-    Timer(1, process.communicate, [""]).start()
+    Timer(1, process.stdin.close).start()
     assert train.main(["7", "0", "-c", "3d_fullres", "-device", "cpu"]) == 0
     assert f"Waiting: Process {process.pid} on" in capsys.readouterr().out
 
