@@ -31,7 +31,7 @@ from ldseg_auto.folders import (
     require_folds_to_train,
     require_preprocessed,
 )
-from ldseg_auto.locks import held, one_at_a_time
+from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.sharing.opening import read_weights, weights_only
 from ldseg_auto.trainers.crossval import (
     FINISHED,
@@ -105,8 +105,7 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
             setattr(trainer, name, value)
         _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), pretrained_weights)
         _validate(trainer, validate_best, save_probabilities)
-    with held(run_locks.merging(work.model)):
-        _merge_if_finished(work, allow_unused_cases)
+    _merge_if_finished(work, allow_unused_cases)
     return [work.model / f"fold_{fold}" for fold in work.states]
 
 
@@ -159,6 +158,7 @@ def _validation_cases(fold: Fold, splits: Sequence[Split], cases: Sequence[str])
     return splits[int(fold)]["val"]
 
 
+@one_at_a_time(lambda work, **_: [run_locks.merging(work.model)])
 def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
     folds = [work.model / f"fold_{number}" for number in range(len(work.splits))]
     if len(folds) > 1 and all(fold_state(fold, split["val"], work.ending) == FINISHED
