@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+# where torch says what a file holds beside weights, between advice to open it all the same
+_OF_TORCH = re.compile(r"(?:WeightsUnpickler error: |Trying to load )(.+?)(?:\. |\n|$)")
 
 
 class LDSegError(RuntimeError):
@@ -37,6 +41,13 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, name: str, number: int, advice: str):
         self.exit_code = 128 + number
         super().__init__(f"interrupted by {name}. {advice}")
+
+
+def reason_of(error: BaseException) -> str:
+    """The kind of an error and what it says, on one line that a terminal can show."""
+    found = _OF_TORCH.search(str(error))
+    said = found[1] if found else next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {''.join(each if each.isprintable() else '?' for each in said)}"
 
 
 def named(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:

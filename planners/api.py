@@ -17,12 +17,13 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as verify
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-from ldseg_auto import fingerprint, folders
+from ldseg_auto import fingerprint, folders, run_locks
 from ldseg_auto.checks.left_out import only_good_cases
 from ldseg_auto.checks.problem import FILE_NAME as DATA_CHECK
 from ldseg_auto.checks.problem import print_warnings, write_record
 from ldseg_auto.checks.training import Checked, check_training
 from ldseg_auto.errors import LDSegError, named
+from ldseg_auto.locks import held, one_at_a_time
 from ldseg_auto.planners.ldseg_planner import PLANNERS, LatentPlanning, LDSegPlanner
 from ldseg_auto.planners.report import FILE_NAME as REPORT
 from ldseg_auto.planners.report import write_report
@@ -31,6 +32,7 @@ STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")  # which of them a data
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's: volumes at full resolution are large
 
 
+@one_at_a_time(run_locks.planning)
 def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Sequence[str] | None = None,
                         gpu_memory_target_in_gb: float | None = None,
                         overwrite_target_spacing: Sequence[float] | None = None, plans_name: str | None = None,
@@ -87,7 +89,7 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
             _report(name, plans)
             chosen = _planned(plans, configurations)
             if not no_preprocessing:
-                with _quiet(verbose):
+                with held(*run_locks.cases(name, plans, chosen)), _quiet(verbose):
                     preprocess_dataset(number, identifier, chosen, _processes(num_processes, chosen), verbose)
             result[name] = plans
     return result

@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 import torch
 
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, reason_of
 from ldseg_auto.trainers.interruption import finish_first
 
 LATEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_latest_before.pth"
@@ -178,7 +178,7 @@ def _open(filename: str, device: torch.device) -> dict:
     try:
         return torch.load(filename, map_location=device, weights_only=True)
     except Exception as error:
-        raise LDSegError(f"The checkpoint {filename} cannot be read ({type(error).__name__}: {error}).",
+        raise LDSegError(f"The checkpoint {filename} cannot be read ({reason_of(error)}).",
                          "It is not one of ldseg_auto's: use another checkpoint or train again.") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from ldseg_auto import run_locks
 from ldseg_auto.devices import select_device
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
@@ -29,6 +30,8 @@ from ldseg_auto.folders import (
     require_folds_to_train,
     require_preprocessed,
 )
+from ldseg_auto.locks import one_at_a_time
+from ldseg_auto.sharing.opening import read_weights, weights_only
 from ldseg_auto.trainers.crossval import (
     FINISHED,
     NEW,
@@ -46,6 +49,8 @@ from ldseg_auto.trainers.splits import Split, prepare_splits
 from ldseg_auto.trainers.validation import validate
 
 
+@one_at_a_time(run_locks.training)
+@weights_only()  # nnU-Net's torch.load would run what a checkpoint holds
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
                 trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS, device: str | None = None,
                 pretrained_weights: str | None = None, num_gpus: int = 1, restart: bool = False,
@@ -169,6 +174,7 @@ def _validation_cases(fold: Fold, splits: Sequence[Split], cases: Sequence[str])
     return splits[int(fold)]["val"]
 
 
+@one_at_a_time(lambda work, **_: [run_locks.merging(work.model)])
 def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
     folds = [work.model / f"fold_{number}" for number in range(len(work.splits))]
     if len(folds) > 1 and all(fold_state(fold, split["val"], work.ending) == FINISHED
@@ -258,6 +264,8 @@ def _require_consistent(restart: bool, continue_training: bool, only_validate: b
             raise LDSegError(f"{names} exclude each other.", "Give only one of them.")
     if pretrained_weights is not None and not Path(pretrained_weights).is_file():
         raise LDSegError(f"There is no file {pretrained_weights}.", "Give a checkpoint_*.pth to -pretrained_weights.")
+    if pretrained_weights is not None:
+        read_weights(Path(pretrained_weights))
 
 
 def _require_checkpoints(model: Path, folds: Iterable[Fold], only_validate: bool, validate_best: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import read_json
+from ldseg_auto.sharing.trusted import require_trusted_description
 
 _KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 _VERSION_1 = {"channel_names": "modality"}  # what nnU-Net's first version called it
@@ -29,6 +30,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise LDSegError(f"{file} {'; '.join(found)}.", "Correct it; nnU-Net's documentation/dataset_format.md "
                          'describes it: {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, '
                          '"numTraining": 10, "file_ending": ".nii.gz"}')
+    require_trusted_description(content)
     missing = [name for name in ("imagesTr", "labelsTr") if "dataset" not in content and not (folder / name).is_dir()]
     if missing:
         raise LDSegError(f"{folder} lacks {', '.join(missing)}.", "Put the data there in nnU-Net's format.")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ldseg_auto.sharing.opening import read_model, read_properties
+
 if TYPE_CHECKING:
     from ldseg_auto.inference.export import ExportOptions
 
@@ -53,13 +55,12 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
     Raises:
         CasesFailed: some cases could not be averaged; all others are written.
     """
-    from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from ldseg_auto.inference.failures import CasesFailed, failure_of
 
-    plans = PlansManager(str(members[0] / "plans.json"))
-    description = load_json(str(members[0] / "dataset.json"))
+    content, description = read_model(members[0])
+    plans = PlansManager(content)
     for name in ("plans.json", "dataset.json"):
         shutil.copy(members[0] / name, out / name)
     failures = []
@@ -81,7 +82,7 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
 
 def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: dict[str, Any],
                   save_probabilities: bool, options: ExportOptions) -> None:
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
+    from batchgenerators.utilities.file_and_folder_operations import save_pickle
     from nnunetv2.ensembling.ensemble import average_probabilities
 
     from ldseg_auto.inference.export import at_temperature, keep_largest_components, write_uncertainty
@@ -89,7 +90,7 @@ def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: di
     from ldseg_auto.inference.uncertainty import spread_of_ensemble
 
     labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
-    properties = load_pickle(f"{parts[0]}.pkl")
+    properties = read_properties(Path(f"{parts[0]}.pkl"))
     probabilities = at_temperature(average_probabilities([f"{part}.npz" for part in parts]), options.temperature,
                                    labels.has_regions)
     segmentation = keep_largest_components(labels.convert_probabilities_to_segmentation(probabilities),

@@ -14,9 +14,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from tqdm import tqdm
 
 from ldseg_auto import nnunet_ext
-from ldseg_auto.config import require_known_format
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.folders import read_json
 from ldseg_auto.inference.accumulate import RowAccumulator
 from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.fallback import BatchSizes
@@ -26,7 +24,7 @@ from ldseg_auto.inference.tiling import Tile, Tiling, cut_into_tiles
 from ldseg_auto.inference.uncertainty import torch_entropy
 from ldseg_auto.inference.volumes import Volume
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
-from ldseg_auto.trainers import checkpoint
+from ldseg_auto.sharing.opening import require_openable, weights_only
 
 _MAX_IMAGES_PER_BATCH = 16
 
@@ -63,7 +61,7 @@ class LDSegPredictor(FilePredictor):
         """As nnU-Net's, for any trainer that nnU-Net or `ldseg_auto` knows.
 
         Raises:
-            LDSegError: no fold, a damaged checkpoint, or a model that is not LDSegNet.
+            LDSegError: no fold, a damaged checkpoint, code that is not trusted, or a model that is not LDSegNet.
         """
         if use_folds is None:
             use_folds = sorted(self.auto_detect_available_folds(model_training_output_dir, checkpoint_name))
@@ -71,13 +69,10 @@ class LDSegPredictor(FilePredictor):
         if not self.folds:
             raise LDSegError(f"{model_training_output_dir} holds no fold with {checkpoint_name}.",
                              "Train a fold first: ldseg_train DATASET FOLD.")
-        plans = Path(model_training_output_dir) / "plans.json"
-        if plans.is_file():  # nnU-Net names it where it is missing
-            require_known_format(read_json(plans))
-        for fold in self.folds:  # opened without running code from it, before nnU-Net opens it
-            checkpoint.load(f"{model_training_output_dir}/fold_{fold}/{checkpoint_name}", torch.device("cpu"))
+        require_openable(Path(model_training_output_dir), self.folds, checkpoint_name)
         nnunet_ext.register()
-        super().initialize_from_trained_model_folder(model_training_output_dir, self.folds, checkpoint_name)
+        with weights_only():  # nnU-Net's torch.load would run what a checkpoint holds
+            super().initialize_from_trained_model_folder(model_training_output_dir, self.folds, checkpoint_name)
         if not isinstance(unwrapped(self.network), LDSegNet):
             raise LDSegError(f"{model_training_output_dir} holds a {type(self.network).__name__}, not an LDSegNet.",
                              "Predict it with nnUNetv2_predict.")

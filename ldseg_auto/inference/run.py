@@ -21,7 +21,6 @@ from ldseg_auto.folders import (
     folder_of,
     model_folder,
     parse_folds,
-    read_json,
     require_environment,
     require_trained_folds,
     trained_folds,
@@ -30,8 +29,12 @@ from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
 from ldseg_auto.inference.failures import CasesFailed, Failure
 from ldseg_auto.inference.outputs import files_of, require_output_folder, require_written
+from ldseg_auto.locks import one_at_a_time
+from ldseg_auto.run_locks import prediction
+from ldseg_auto.sharing.opening import read_model
 
 
+@one_at_a_time(prediction)
 def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configurations: Sequence[str] | None = None,
                    trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
                    folds: Sequence[str | int] | None = None, checkpoint_name: str = DEFAULT_CHECKPOINT,
@@ -68,7 +71,6 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         CasesFailed: some cases were not predicted; all others are written.
     """
     from ldseg_auto.inference.export import ExportOptions
-
     _require_in_range(num_parts, part_id, tile_step_size, eta)
     _require_seed(seed)
     _require_processes(num_processes_preprocessing, num_processes_export)
@@ -80,9 +82,10 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         print(f"Configurations chosen by ldseg_find_best_configuration: {' and '.join(configurations)}")
     models = _find_models(dataset, trainer_name, plans_name, configurations, folds, checkpoint_name)
     first = next(iter(models))
-    description, plans = read_json(first / "dataset.json"), read_json(first / "plans.json")
+    tables = {model: read_model(model) for model in models}
+    plans, description = tables[first]
     for model in models:
-        _require_steps(steps, read_json(model / "plans.json"), model.name.split("__")[-1])
+        _require_steps(steps, tables[model][0], model.name.split("__")[-1])
     cases = find_inputs(Path(input_folder), description)
     require_output_folder(Path(input_folder), Path(output_folder))
 

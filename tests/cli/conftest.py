@@ -15,7 +15,9 @@ DESCRIPTION = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background":
 PLANS = {"image_reader_writer": "SimpleITKIO",
          "configurations": {"2d": {"data_identifier": "LDSegPlans_2d"},
                             "3d_fullres": {"data_identifier": "LDSegPlans_3d_fullres",
-                                           "architecture": {"arch_kwargs": {"timesteps": 1000}}},
+                                           "architecture": {
+                                               "network_class_name": "ldseg_auto.networks.ldseg_net.LDSegNet",
+                                               "arch_kwargs": {"timesteps": 1000}, "_kw_requires_import": []}},
                             "3d_lowres": {"inherits_from": "3d_fullres", "data_identifier": "LDSegPlans_3d_lowres"}}}
 
 
