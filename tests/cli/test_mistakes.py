@@ -77,7 +77,7 @@ MISTAKES = {
     "report: fold's name": (REPORT, ["4", "-f", "first"], "Fold 'first'", "all"),
     "report: folder": (REPORT, ["4", "-o", "{model}"], "is a folder", "-o"),
     "report: below a file": (REPORT, ["4", "-o", "{model}/plans.json/report.html"], "plans.json is a file", "-o"),
-    "report: damaged checkpoint": (REPORT, ["4", "-o", "{out}/report.html"], "checkpoint_final.pth cannot be read",
+    "report: damaged checkpoint": (REPORT, ["4", "-o", "{out}/report.html"], "checkpoint_final.pth is damaged",
                                    "train again"),
     "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
 }
