@@ -263,4 +263,4 @@ def _confirm(models: Sequence[_Model], samplers: Mapping[str, Sampler], out: Pat
 
 def _row(finalist: _Finalist, chosen: bool) -> dict[str, Any]:
     return {"configurations": [model.name for model in finalist.models], "cases": len(finalist.dice),
-            "seconds": float(finalist.seconds.mean()), "dice": float(np.nanmean(finalist.dice)), "chosen": chosen}
+            "seconds": float(np.median(finalist.seconds)), "dice": float(np.nanmean(finalist.dice)), "chosen": chosen}

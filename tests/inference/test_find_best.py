@@ -57,6 +57,8 @@ def test_times_that_hardly_differ_decide_nothing():
     a, b = measured(1.0, [0.8, 0.8]), measured(1.05, [0.801, 0.801])
     assert choose([a, b]) is b and choose([b, a]) is b
     assert choose([a, measured(1.2, [0.801, 0.801])]) is a
+    warming_up = measured([30, 1, 1], [0.8] * 3)
+    assert choose([measured(2, [0.8] * 3), warming_up]) is warming_up and warming_up.row()["seconds"] == 1
 
 
 def test_something_made_up_in_an_empty_case_counts_against_a_sampler():
