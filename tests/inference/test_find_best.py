@@ -238,7 +238,12 @@ def test_each_case_is_searched_once(own_small_world, capsys):
     splits[0]["val"].append("gone")
     splits_file.write_text(json.dumps(splits))
     assert find_best_configuration.main(["7", "-c", "3d_fullres", "-f", "0", "-device", "cpu"]) == 1
-    assert "splits_final.json: gone." in capsys.readouterr().err
+    assert "gt_segmentations: gone." in capsys.readouterr().err
+    splits[0]["val"].remove("gone")
+    splits_file.write_text(json.dumps(splits))
+    (own_small_world["preprocessed"] / "gt_segmentations" / f"{splits[0]['val'][0]}.nii.gz").unlink()
+    assert find_best_configuration.main(["7", "-c", "3d_fullres", "-f", "0", "-device", "cpu"]) == 1
+    assert f"gt_segmentations: {splits[0]['val'][0]}." in capsys.readouterr().err
     splits_file.write_text("{}")
     assert find_best_configuration.main(["7", "-c", "3d_fullres", "-f", "0", "-device", "cpu"]) == 1
     assert "is not a split" in capsys.readouterr().err
