@@ -50,10 +50,10 @@ class Finish:
     interval_scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        numbers = [self.temperature, *self.interval_scales]
         labels = [label for structure in self.largest_component
                   for label in (structure if isinstance(structure, tuple) else (structure,))]
-        if not (all(_is((int, float), value) and value > 0 and isfinite(value) for value in numbers)
+        if not (_is_finite(self.temperature) and self.temperature > 0
+                and all(_is_finite(scale) and scale >= 0 for scale in self.interval_scales)
                 and all(_is(int, label) and label > 0 for label in labels) and () not in self.largest_component):
             raise ValueError(f"not a way to finish a prediction: {asdict(self)}")
 
@@ -179,6 +179,10 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(part) for part in value]
     return None if isinstance(value, float) and value != value else value
+
+
+def _is_finite(value: Any) -> bool:
+    return _is((int, float), value) and isfinite(value)
 
 
 def _is(kind: type | tuple[type, ...], value: Any) -> bool:

@@ -31,6 +31,7 @@ from ldseg_auto.folders import (
     parse_folds,
     preprocessed_cases,
     preprocessed_folder,
+    read_json,
     require_environment,
     require_preprocessed,
     trained_folds,
@@ -171,13 +172,15 @@ def _find_models(dataset: str, configurations: Sequence[str] | None, trainer_nam
 
 
 def _require_cases(model: _Model, dataset: str, plans: dict[str, Any]) -> None:
-    """Raise before hours of work where a validation case is not preprocessed, or not any more."""
+    """Raise before hours of work where a validation case is not preprocessed, or not any more, or lacks its truth."""
     require_preprocessed(dataset, plans, model.name)
-    missing = {case for cases in model.cases.values() for case in cases} - set(
-        preprocessed_cases(dataset, plans, model.name))
+    truth = folder_of(PREPROCESSED) / dataset / "gt_segmentations"
+    ending = read_json(model.folder / "dataset.json")["file_ending"]
+    there = {case for case in preprocessed_cases(dataset, plans, model.name) if (truth / f"{case}{ending}").is_file()}
+    missing = {case for cases in model.cases.values() for case in cases} - there
     if missing:
-        raise LDSegError(f"Not preprocessed for {model.name}, but validation cases in splits_final.json: "
-                         f"{named(sorted(missing))}.", "Preprocess again, or correct splits_final.json.")
+        raise LDSegError(f"Validation cases in splits_final.json that are not preprocessed for {model.name} or not in "
+                         f"{truth}: {named(sorted(missing))}.", "Preprocess again, or correct splits_final.json.")
 
 
 def _load(kind: type, model: _Model, device: Any, **options: Any) -> Any:
@@ -266,4 +269,4 @@ def _confirm(models: Sequence[_Model], samplers: Mapping[str, Sampler], out: Pat
 
 def _row(finalist: _Finalist, chosen: bool) -> dict[str, Any]:
     return {"configurations": [model.name for model in finalist.models], "cases": len(finalist.dice),
-            "seconds": float(finalist.seconds.mean()), "dice": float(np.nanmean(finalist.dice)), "chosen": chosen}
+            "seconds": float(np.median(finalist.seconds)), "dice": float(np.nanmean(finalist.dice)), "chosen": chosen}

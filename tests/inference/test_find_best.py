@@ -57,6 +57,8 @@ def test_times_that_hardly_differ_decide_nothing():
     a, b = measured(1.0, [0.8, 0.8]), measured(1.05, [0.801, 0.801])
     assert choose([a, b]) is b and choose([b, a]) is b
     assert choose([a, measured(1.2, [0.801, 0.801])]) is a
+    warming_up = measured([30, 1, 1], [0.8] * 3)
+    assert choose([measured(2, [0.8] * 3), warming_up]) is warming_up and warming_up.row()["seconds"] == 1
 
 
 def test_something_made_up_in_an_empty_case_counts_against_a_sampler():
@@ -236,7 +238,12 @@ def test_each_case_is_searched_once(own_small_world, capsys):
     splits[0]["val"].append("gone")
     splits_file.write_text(json.dumps(splits))
     assert find_best_configuration.main(["7", "-c", "3d_fullres", "-f", "0", "-device", "cpu"]) == 1
-    assert "splits_final.json: gone." in capsys.readouterr().err
+    assert "gt_segmentations: gone." in capsys.readouterr().err
+    splits[0]["val"].remove("gone")
+    splits_file.write_text(json.dumps(splits))
+    (own_small_world["preprocessed"] / "gt_segmentations" / f"{splits[0]['val'][0]}.nii.gz").unlink()
+    assert find_best_configuration.main(["7", "-c", "3d_fullres", "-f", "0", "-device", "cpu"]) == 1
+    assert f"gt_segmentations: {splits[0]['val'][0]}." in capsys.readouterr().err
     splits_file.write_text("{}")
     assert find_best_configuration.main(["7", "-c", "3d_fullres", "-f", "0", "-device", "cpu"]) == 1
     assert "is not a split" in capsys.readouterr().err

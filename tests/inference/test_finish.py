@@ -16,14 +16,14 @@ def made_up(monkeypatch, tmp_path):
     cube[2:4, 2:4, 2:4] = 1
     np.savez(tmp_path / "case.npz", probabilities=np.stack([0.8 - 0.6 * cube, 0.2 + 0.6 * cube]))
 
-    def use(truths, segmentation=cube):
+    def use(truths, segmentation=cube, volume=7.5):
         class Cases(finish.Cases):
             def __init__(self, *_):
                 self.labels = LabelManager({"background": 0, "a": 1, "ignore": 2}, None)
                 self.classes, self.structures = ["a"], finish.structures_of(self.labels)
 
             def __iter__(self):
-                figures = {"a": {"volume": 7.5, "deviation": 1.0}}
+                figures = {"a": {"volume": volume, "deviation": 1.0}}
                 return (finish.Case(tmp_path / "case.npz", segmentation, truth, 1.0, figures) for truth in truths)
 
         monkeypatch.setattr(finish, "Cases", Cases)
@@ -58,3 +58,11 @@ def test_volumes_that_are_not_known_fit_no_interval(made_up, tmp_path):
     assert evidence["dice"] == 1
     made_up([partly] * 12)
     assert finish.fit(tmp_path, ["case"] * 12, tmp_path)[0].interval_scales == ()
+
+
+def test_volumes_without_error_have_an_interval_without_width(made_up, tmp_path):
+    """Of a class that nearly no case holds, and that is not predicted there."""
+    whole = made_up([])
+    made_up([whole] * 12, volume=8.0)
+    fitted, _ = finish.fit(tmp_path, ["case"] * 12, tmp_path)
+    assert fitted.interval_scales == (0.0,)

@@ -9,6 +9,8 @@ import pytest
 
 from ldseg_auto.report.run import write_report
 
+MODULES = ("ldseg_auto.report.page", "ldseg_auto.report.training", "ldseg_auto.report.reliability",
+           "ldseg_auto.planners.report")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -58,3 +60,11 @@ def own_model(in_small_world, tmp_path, monkeypatch) -> Path:
     shutil.copytree(in_small_world["model"], model, ignore=shutil.ignore_patterns("checkpoint_best.pth"))
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     return model
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without plots and reverse diffusion, which take most of the time."""
+    for module in MODULES:
+        monkeypatch.setattr(f"{module}.plot", lambda draw, description, *args, **kwargs: f"<p>{description}</p>")
+    monkeypatch.setattr("ldseg_auto.report.build._sampled", lambda model, case, *_: [f"film of {case.name}"])
