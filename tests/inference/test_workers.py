@@ -21,7 +21,11 @@ from ldseg_auto.inference.workers import CaseWorkers
 
 if __name__ == "__main__":
     try:
-        with CaseWorkers(2) as workers:
+        with CaseWorkers(3) as workers:
+            for name in ("a", "b", "c"):
+                workers.submit(Path(name), time.sleep, 0.1)
+            while workers.at_work:
+                workers.outcomes(wait_for_one=True)
             workers.submit(Path("a"), time.sleep, 60)
             workers.submit(Path("b"), time.sleep, 60)
             print("ready", flush=True)
