@@ -76,7 +76,7 @@ class CaseWorkers:
             try:
                 self._busy[worker.executor.submit(_attempt, function, *arguments)] = (case, worker)
                 return
-            except BrokenProcessPool:  # ended while it had nothing to do
+            except BrokenProcessPool:
                 worker.end(at_once=True)
 
     def outcomes(self, wait_for_one: bool = False) -> list[Outcome]:
@@ -90,11 +90,8 @@ class CaseWorkers:
         ready = wait(self._busy, None if block else 0, FIRST_COMPLETED).done
         for future in ready:
             case, worker = self._busy.pop(future)
+            self._idle.append(worker)  # where it has died, `submit` replaces it
             error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                worker.end(at_once=True)
-            else:
-                self._idle.append(worker)
             self._done.append(Outcome(case, None if error else future.result(), error))
 
 

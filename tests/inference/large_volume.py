@@ -98,7 +98,9 @@ class PeakMemory(threading.Thread):
 
     def run(self):
         while self.running:
-            self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), memory_mib())
+            phase, now = self.phase, memory_mib()
+            if phase == self.phase:
+                self.peaks[phase] = max(self.peaks.get(phase, 0), now)
             time.sleep(0.05)
 
 

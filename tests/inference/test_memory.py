@@ -24,7 +24,7 @@ def run(folder, *arguments):
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
 def test_memory_grows_by_the_image_not_by_its_probabilities(tmp_path):
     """Five classes of four samples: 20 bytes a voxel and sum. Held whole they would be seen in both last phases."""
-    rows, more, plane, spacing = 60, 360, (160, 160), (1.0, 0.8, 0.8)
+    rows, more, plane, spacing = 40, 240, (160, 160), (1.0, 0.8, 0.8)
     small, large = run(tmp_path, rows, *plane, "--then_rows", more, "--patch", 16, 64, 64, "--step_size", 1,
                        "--spacing", *spacing)
     voxels = (more - rows) * prod(plane) / MIB

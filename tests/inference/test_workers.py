@@ -21,10 +21,14 @@ from ldseg_auto.inference.workers import CaseWorkers
 
 if __name__ == "__main__":
     try:
-        with CaseWorkers(2) as workers:
+        with CaseWorkers(3) as workers:
+            for name in ("a", "b", "c"):
+                workers.submit(Path(name), time.sleep, 0.1)
+            while workers.at_work:
+                workers.outcomes(wait_for_one=True)
             workers.submit(Path("a"), time.sleep, 60)
             workers.submit(Path("b"), time.sleep, 60)
-            print("ready", flush=True)
+            print(*(process.pid for process in multiprocessing.active_children()), flush=True)
             workers.outcomes(wait_for_one=True)
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
@@ -104,7 +108,10 @@ def test_ctrl_c_ends_the_processes_without_a_word_of_theirs(tmp_path):
     script.write_text(INTERRUPTED)
     running = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, start_new_session=True)
-    assert running.stdout.readline() == "ready\n"
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of them
+    processes = running.stdout.readline().split()
+    assert len(processes) == 3
+    for pid in (*map(int, processes), running.pid):  # a terminal sends it to all; here the one that waits is the last
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.3)
     _, said = running.communicate(timeout=30)
     assert (running.returncode, said) == (130, "interrupted []\n")
