@@ -53,10 +53,7 @@ def check_training(name: str, processes: int = 0, skip_bad_cases: bool = False, 
     description = read_description(folder)
     names = list(description["channel_names"].values())
     rules = Rules(tuple(map(str, names)), readers_of(description), *_allowed_labels(description, folder))
-    listed, problems = training_cases(folder, description)
-    if not any(file.endswith(description["file_ending"]) for files in listed.values() for file in files["images"]):
-        raise LDSegError(f"{folder / 'imagesTr'} holds no image that ends in {description['file_ending']}.",
-                         f"Images are named CASE_0000{description['file_ending']}; is file_ending right?")
+    listed, problems = _listed(folder, description)
     wrong_names = {p.case for p in problems if p.file != listed.get(p.case, {}).get("label")}  # labels may be read yet
     cases = [Case(case, tuple(files["images"]), files["label"]) for case, files in listed.items()
              if case not in wrong_names]
@@ -82,6 +79,16 @@ def check_training(name: str, processes: int = 0, skip_bad_cases: bool = False, 
     return Checked({**description, "numTraining": len(good)}, {case.name: listed[case.name] for case in good},
                    sorted(bad), problems, facts, description["numTraining"] == len(good) and not bad,
                    reports[good[0].name].reader)
+
+
+def _listed(folder: Path, description: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """As `training_cases`; some must have the ending that dataset.json names."""
+    listed, problems = training_cases(folder, description)
+    ending = description["file_ending"]
+    if not any(file.endswith(ending) for files in listed.values() for file in files["images"]):
+        raise LDSegError(f"{folder / 'imagesTr'} holds no image that ends in {ending}.",
+                         f"Images are named CASE_0000{ending}; is file_ending right?")
+    return listed, problems
 
 
 def _allowed_labels(description: Mapping[str, Any], folder: Path) -> tuple[tuple[int, ...], int | None]:

@@ -16,6 +16,7 @@ SHAPE = (6, 7, 8)  # z, y, x
 MR = {"0": "T1", "1": "T2"}
 RGB = {"0": "R", "1": "G", "2": "B"}
 LABELS = {"background": 0, "organ": 1}
+PICTURES = {"ending": ".png", "channels": RGB, "flat": True}
 
 
 class DataSet:
