@@ -84,7 +84,7 @@ class LabelMaps:
             resample: (labels (1, z, y, x), new shape, current spacing, new spacing) -> labels, nnU-Net's function.
 
         Returns:
-            volumes, or slices one by one.
+            volumes, or slices one by one; sparse ones filled up (`filled_where_sparse`).
         """
         maps: list[np.ndarray] = []
         for native in self._read:
@@ -95,6 +95,8 @@ class LabelMaps:
                 labels = _slices_with_foreground(labels, native.focus)
             growth = prod(old / new for old, new in zip(native.spacing_mm, target, strict=True))
             labels = labels[self._window(labels, max(1, int(MAX_VOXELS / growth)), native.focus)]
+            labels = (np.stack([filled_where_sparse(each) for each in labels]) if len(spacing_mm) == 2
+                      else filled_where_sparse(labels))
             shape = np.maximum(1, compute_new_shape(labels.shape, native.spacing_mm, target))
             resampled = resample(labels[None], shape, native.spacing_mm, target)[0].astype(np.int16)
             maps.extend(resampled if len(spacing_mm) == 2 else [resampled])
@@ -148,6 +150,20 @@ def nearest_label(labels: np.ndarray) -> np.ndarray:
     if not ignored.any() or ignored.all():
         return labels
     return labels[tuple(ndimage.distance_transform_edt(ignored, return_distances=False, return_indices=True))]
+
+
+def filled_where_sparse(labels: np.ndarray) -> np.ndarray:
+    """`nearest_label` of a map in which structures end at ignored voxels more often than at known ones (scribbles, a
+    few slices of many): whole blocks of it would hold next to no border, and any code could keep them. Other maps stay
+    as they are."""
+    faces = {True: 0, False: 0}  # of the foreground, with something ignored or something known behind them
+    for axis in range(labels.ndim):
+        parts = [np.moveaxis(labels, axis, 0)[part] for part in (slice(None, -1), slice(1, None))]
+        ends = (parts[0] != parts[1]) & ((parts[0] > 0) | (parts[1] > 0))
+        unknown = ends & ((parts[0] == IGNORED) | (parts[1] == IGNORED))
+        faces[True] += int(unknown.sum())
+        faces[False] += int(ends.sum() - unknown.sum())
+    return nearest_label(labels) if faces[True] > faces[False] else labels
 
 
 def _slices_with_foreground(labels: np.ndarray, focus: int | None) -> np.ndarray:

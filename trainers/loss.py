@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's usual name
 
@@ -26,7 +28,7 @@ class LossWeights:
 
 
 class LatentDiffusionLoss(nn.Module):
-    """Adds up the terms of `LossWeights`.
+    """Adds up the terms of `LossWeights`; none of them depends on what a network says where labels are ignored.
 
     Args:
         segmentation: nnU-Net's loss of logits (B, K, *S) against nnU-Net's target.
@@ -42,15 +44,35 @@ class LatentDiffusionLoss(nn.Module):
         """Loss of a training output; of logits alone (validation) the segmentation loss."""
         if isinstance(output, torch.Tensor):
             return self.segmentation(output, target)
-        weights = self.weights
-        loss = weights.estimate * self.segmentation(output.estimate_logits, target)
-        loss = loss + weights.denoising * F.mse_loss(output.denoiser_output, output.denoiser_target)
-        loss = loss + weights.coding * self.segmentation(output.coding_logits, target)
-        scale_weights = [0.5 ** i for i in range(len(output.head_logits))]  # as nnU-Net weighs deep supervision
-        for weight, logits in zip(scale_weights, output.head_logits, strict=True):
-            loss = loss + weights.heads * weight / sum(scale_weights) * self.segmentation(
-                logits, _at_grid(target, logits.shape[2:]))
-        return loss
+        terms: dict[str, Callable[[], torch.Tensor]] = {
+            "estimate": lambda: self.segmentation(output.estimate_logits, target),
+            "denoising": lambda: denoising_error(output),
+            "coding": lambda: self.segmentation(output.coding_logits, target),
+            "heads": lambda: self._of_heads(output.head_logits, target)}
+        weighted = [(getattr(self.weights, name), term) for name, term in terms.items()]
+        # of several processes each parameter must get a gradient, be it zero, or DDP waits for it
+        return torch.stack([weight * term() for weight, term in weighted if weight or is_distributed()]).sum()
+
+    def _of_heads(self, head_logits: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """Mean over scales, each half the weight of the one before, as nnU-Net weighs deep supervision."""
+        weights = [0.5 ** i for i in range(len(head_logits))]
+        return torch.stack([weight / sum(weights) * self.segmentation(logits, _at_grid(target, logits.shape[2:]))
+                            for weight, logits in zip(weights, head_logits, strict=True)]).sum()
+
+
+def denoising_error(output: TrainingOutput) -> torch.Tensor:
+    """Mean square of the denoiser's error. A position counts by the share of its voxels that is known: what the code
+    of unknown voxels should be, nobody said. 0 where none is known."""
+    if output.known_share is None:
+        return F.mse_loss(output.denoiser_output, output.denoiser_target)
+    squares = (output.denoiser_output - output.denoiser_target).square().mean(1, keepdim=True)
+    total = output.known_share.sum()
+    return (output.known_share * squares).sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def is_distributed() -> bool:
+    """Whether this is one of several processes that train together."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def _at_grid(target: torch.Tensor, grid: torch.Size) -> torch.Tensor:

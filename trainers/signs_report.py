@@ -50,7 +50,8 @@ def measure_on_cases(trainer: Any, network: LDSegNet) -> dict[str, torch.Tensor]
     per_case = []
     for key in keys:
         data, segmentation, _, _ = dataset.load_case(key)
-        image, labels = central_patch(data[:], segmentation[:], trainer.configuration_manager.patch_size)
+        image, labels = central_patch(data[:], segmentation[:], trainer.configuration_manager.patch_size,
+                                      trainer.label_manager.ignore_label)
         sample = to_target(image=torch.from_numpy(image).float(), segmentation=torch.from_numpy(labels).to(torch.int16))
         per_case.append(latent_signs.signs_per_patch(
             network, sample["image"][None].to(trainer.device), sample["segmentation"][None].to(trainer.device),
@@ -58,13 +59,17 @@ def measure_on_cases(trainer: Any, network: LDSegNet) -> dict[str, torch.Tensor]
     return {name: torch.cat([case[name].cpu() for case in per_case]) for name in latent_signs.SERIES}
 
 
-def central_patch(data: np.ndarray, labels: np.ndarray, patch_size: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Image (C, z, y, x) and labels (1, z, y, x) -> the patch around the foreground's centre (the image's, where
-    there is none), of the slice with most foreground if the patch is 2D."""
+def central_patch(data: np.ndarray, labels: np.ndarray, patch_size: list[int],
+                  ignore_label: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Image (C, z, y, x) and labels (1, z, y, x) -> the patch around the foreground's centre (of what is labelled,
+    where there is none), of the slice with most foreground if the patch is 2D."""
+    known = labels[0] != ignore_label if ignore_label is not None else np.ones(labels[0].shape, bool)
+    wanted = known & (labels[0] > 0)
+    wanted = wanted if wanted.any() else known
     if len(patch_size) == 2:
-        slice_index = int((labels[0] > 0).sum(axis=(1, 2)).argmax())
-        data, labels = data[:, slice_index], labels[:, slice_index]
-    foreground = np.argwhere(labels[0] > 0)
+        slice_index = int(wanted.sum(axis=(1, 2)).argmax())
+        data, labels, wanted = data[:, slice_index], labels[:, slice_index], wanted[slice_index]
+    foreground = np.argwhere(wanted)
     corners = (foreground.min(0), foreground.max(0) + 1) if len(foreground) else (np.zeros(labels.ndim - 1),
                                                                                 labels.shape[1:])
     start = [int(a + b - size) // 2 for a, b, size in zip(*corners, patch_size, strict=True)]

@@ -67,10 +67,11 @@ def signs_per_patch(net: LDSegNet, image: torch.Tensor, target: torch.Tensor, ge
         generator: on the CPU.
 
     Returns:
-        Each field of `LatentSigns`: (B,).
+        Each field of `LatentSigns`: (B,); NaN where a patch is ignored altogether.
     """
-    truth = net.label_channels(target)
     known = net.known_voxels(target)
+    truth = net.label_channels(target)
+    unknown = ~known.flatten(1).any(1)
     foreground = slice(1, None) if net.config.output == "softmax" else slice(None)
     condition, latent = net.encode_image(image), net.encode_label(target)
 
@@ -83,7 +84,7 @@ def signs_per_patch(net: LDSegNet, image: torch.Tensor, target: torch.Tensor, ge
         return hard * known
 
     def score(probabilities: torch.Tensor) -> torch.Tensor:
-        return dice_per_patch(segmented(probabilities), truth, foreground)
+        return dice_per_patch(segmented(probabilities), truth, foreground).masked_fill(unknown, torch.nan)
 
     def decoded(z: torch.Tensor) -> torch.Tensor:
         return net.probabilities(net.decode(z))
@@ -100,50 +101,58 @@ def signs_per_patch(net: LDSegNet, image: torch.Tensor, target: torch.Tensor, ge
     result["mean_of_samples_dice"] = score(torch.stack(drawn).mean(0))
     hard = [segmented(p) for p in drawn]
     pairs = [dice_per_patch(a, b, foreground) for i, a in enumerate(hard) for b in hard[i + 1:]]
-    result["pairwise_dice"] = torch.stack(pairs).mean(0) if pairs else torch.ones(len(image))
-    return result
+    pairwise = torch.stack(pairs).mean(0) if pairs else torch.ones(len(image), device=image.device)
+    return result | {"pairwise_dice": pairwise.masked_fill(unknown, torch.nan)}
 
 
 def average(per_patch: dict[str, torch.Tensor]) -> LatentSigns:
-    """Mean over patches."""
-    return LatentSigns(**{name: float(per_patch[name].mean()) for name in SERIES})
+    """Mean over the patches that hold labels."""
+    return LatentSigns(**{name: float(per_patch[name].nanmean()) for name in SERIES})
 
 
 def summary(per_case: dict[str, torch.Tensor], samples: int, steps: int) -> dict:
     """The three signs over cases, as they are written beside the validation.
 
     Args:
-        per_case: of `signs_per_patch`, cases concatenated; for the interval two cases are needed, else it is None,
-            as is the use of the latent where label coding is no better than alpha_bar 0.
+        per_case: of `signs_per_patch`, cases concatenated, of which those with labels count; for the interval two
+            cases are needed, else it is None, as is the use of the latent where label coding is no better than
+            alpha_bar 0, and every Dice where there is no case.
     """
     signs = average(per_case)
     gain = (per_case["mean_of_samples_dice"] - per_case["one_step_dice"]).double().cpu().numpy()
+    gain = gain[~np.isnan(gain)]
     interval = None
     if len(gain) > 1:
         half_width = float(stats.t.ppf(0.975, len(gain) - 1) * stats.sem(gain))
         interval = [float(np.mean(gain)) - half_width, float(np.mean(gain)) + half_width]
+    mean_gain = float(np.mean(gain)) if len(gain) else 0.0
     coding_error, prediction_error = 1 - signs.coding_dice, 1 - signs.mean_of_samples_dice
-    return {
+    result = {
         "cases": len(gain), "samples": samples, "steps": steps, **asdict(signs),
-        "use_of_latent": None if np.isnan(signs.use_of_latent) else signs.use_of_latent,
+        "use_of_latent": signs.use_of_latent,
         "use_of_latent_holds": bool(signs.use_of_latent >= MIN_USE_OF_LATENT),
         "coding_error_over_prediction_error": coding_error / prediction_error if prediction_error > 0 else 0.0,
         "label_coding_holds": bool(coding_error <= 0.5 * prediction_error),
-        "gain_of_samples": float(np.mean(gain)),
+        "gain_of_samples": mean_gain,
         "gain_of_samples_95": interval,
-        "gain_of_samples_holds": bool(np.mean(gain) > 0),
+        "gain_of_samples_holds": bool(mean_gain > 0),
     }
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in result.items()}
 
 
 def in_words(result: Mapping[str, Any]) -> str:
     """The three signs of `summary` in one line, each with its limit and whether it holds."""
-    use, interval = result["use_of_latent"], result["gain_of_samples_95"]
+    interval = result["gain_of_samples_95"]
     spread = "" if interval is None else f" (95% interval {interval[0]:+.4f} to {interval[1]:+.4f})"
     signs = [
-        (f"use of the latent {'not defined' if use is None else f'{use:.0%}'}, at least {MIN_USE_OF_LATENT:.0%}",
+        (f"use of the latent {_written(result['use_of_latent'], '.0%')}, at least {MIN_USE_OF_LATENT:.0%}",
          result["use_of_latent_holds"]),
-        (f"label-coding error {result['coding_error_over_prediction_error']:.0%} of the prediction's, at most 50%",
-         result["label_coding_holds"]),
-        (f"gain of {result['samples']} samples over one step {result['gain_of_samples']:+.4f} Dice{spread}, above 0",
-         result["gain_of_samples_holds"])]
+        (f"label-coding error {_written(result['coding_error_over_prediction_error'], '.0%')} of the prediction's, at "
+         "most 50%", result["label_coding_holds"]),
+        (f"gain of {result['samples']} samples over one step {_written(result['gain_of_samples'], '+.4f')} "
+         f"Dice{spread}, above 0", result["gain_of_samples_holds"])]
     return "; ".join(f"{text}: {'holds' if holds else 'DOES NOT HOLD'}" for text, holds in signs)
+
+
+def _written(value: float | None, format_: str) -> str:
+    return "not defined" if value is None else format(value, format_)

@@ -26,7 +26,8 @@ class LatentStandardisation(nn.Module):
     """Zero mean and unit variance for each latent channel.
 
     "tracked": by statistics of the training codes, averaged over iterations; a code then depends on its labels
-    alone. The variance has a floor, so that a data set of nearly empty patches does not blow codes up.
+    alone. Batches of few labels have little variance of their own: how far apart their means lie counts too. The
+    variance has a floor, so that a data set of nearly empty patches does not blow codes up.
     "sample": by each sample's own statistics, as published (LDSeg); they depend on what the tile holds.
     """
 
@@ -44,28 +45,50 @@ class LatentStandardisation(nn.Module):
             self.register_buffer("variance", torch.ones(channels))
             self.register_buffer("updates", torch.zeros(()))
 
-    def forward(self, code: torch.Tensor) -> torch.Tensor:
-        """(B, c, *grid) -> the same; in training mode the statistics move towards this batch's."""
-        axes = [0, *range(2, code.ndim)]
+    def forward(self, code: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, c, *grid) -> the same; in training mode the statistics move towards this batch's.
+
+        Args:
+            weight: (B, 1, *grid), how much each position counts in the statistics; all alike where None or where
+                none counts.
+        """
+        code = code.float()
         if self.mode == "sample":
-            variance, mean = torch.var_mean(code.float(), dim=axes[1:], keepdim=True, correction=0)
+            mean, variance = _moments(code, weight, tuple(range(2, code.ndim)))
         else:
             if self.training:
-                self._track(code.detach().float(), axes)
+                self._track(code.detach(), weight)
             shape = (1, -1, *[1] * (code.ndim - 2))
             mean, variance = self.mean.reshape(shape), self.variance.reshape(shape)
-        return (code.float() - mean) / (variance + self.variance_floor).sqrt()
+        return (code - mean) / (variance + self.variance_floor).sqrt()
 
     @torch.no_grad()
-    def _track(self, code: torch.Tensor, axes: list[int]) -> None:
-        variance, mean = torch.var_mean(code, dim=axes, correction=0)
-        # one batch with a number that is none would stay in the statistics for ever; no wait for the device here
-        finite = (mean + variance).isfinite().all()
+    def _track(self, code: torch.Tensor, weight: torch.Tensor | None) -> None:
+        """One more batch in the moving mean and variance (Chan, Golub and LeVeque 1983, eq. 1.5, for batches that all
+        weigh the same); not one where nothing counts, nor one with a number that is none, which would stay for ever."""
+        mean, variance = (moment.flatten() for moment in _moments(code, weight, (0, *range(2, code.ndim))))
+        counts = (mean + variance).isfinite().all()  # no wait for the device here
+        if weight is not None:
+            counts = counts & (weight.sum() > 0)
+        self.updates += counts
         # a plain average while there are few batches, so that the start does not linger
-        self.updates += finite
-        weight = torch.clamp(1 / self.updates.clamp(min=1), min=self.momentum)
-        self.mean.copy_(torch.where(finite, torch.lerp(self.mean, mean, weight), self.mean))
-        self.variance.copy_(torch.where(finite, torch.lerp(self.variance, variance, weight), self.variance))
+        share = counts * torch.clamp(1 / self.updates.clamp(min=1), min=self.momentum)
+        mean, variance = torch.where(counts, mean, self.mean), torch.where(counts, variance, self.variance)
+        shift = mean - self.mean
+        self.variance.lerp_(variance, share).add_(share * (1 - share) * shift.square())
+        self.mean.lerp_(mean, share)
+
+
+def _moments(code: torch.Tensor, weight: torch.Tensor | None,
+             axes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted mean and variance over the axes, which stay with length 1."""
+    if weight is None:
+        variance, mean = torch.var_mean(code, dim=axes, keepdim=True, correction=0)
+        return mean, variance
+    weight = torch.where(weight.sum(axes, keepdim=True) > 0, weight, torch.ones_like(weight))
+    share = weight / weight.sum(axes, keepdim=True)
+    mean = (share * code).sum(axes, keepdim=True)
+    return mean, (share * (code - mean).square()).sum(axes, keepdim=True)
 
 
 class LabelEncoder(nn.Module):
@@ -92,9 +115,9 @@ class LabelEncoder(nn.Module):
         self.linear = config.conv_op(num_classes, config.latent_channels, config.latent_stride, config.latent_stride)
         self.standardise = LatentStandardisation(config.standardisation, config.latent_channels)
 
-    def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        """(B, K, *S) -> (B, c, *S / f), float32."""
-        return self.standardise(self.body(labels) + self.linear(labels))
+    def forward(self, labels: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, K, *S) -> (B, c, *S / f), float32; weight of each position in the statistics, (B, 1, *S / f)."""
+        return self.standardise(self.body(labels) + self.linear(labels), weight)
 
 
 class LabelDecoder(nn.Module):

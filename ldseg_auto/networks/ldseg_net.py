@@ -42,6 +42,7 @@ class TrainingOutput(NamedTuple):
     denoiser_output: torch.Tensor  # (B, c, *S / f)
     denoiser_target: torch.Tensor  # (B, c, *S / f)
     head_logits: list[torch.Tensor]  # heads on the condition, (B, K, *S) and coarser
+    known_share: torch.Tensor | None = None  # of each position's voxels, (B, 1, *S / f); None: nothing is ever ignored
 
 
 class LDSegNet(nn.Module):
@@ -97,16 +98,17 @@ class LDSegNet(nn.Module):
         if noise is None or timestep is None:
             raise ValueError("With a target, noise and timestep are needed too.")
         features = self.image_encoder(image)
-        latent = self.encode_label(target)
+        latent, known = self.encode_label(target), self.known_share(target)
         signal = self.alpha_bar[timestep]
         noisy = add_noise(latent, noise, signal)
         if recycled is not None:
             noisy, noise = self._recycle(latent, noise, noisy, signal, features[0], recycled)
         output = self.denoise(noisy, timestep, features[0])
         return TrainingOutput(
-            estimate_logits=self.decode(self.estimate(output, noisy, signal)), coding_logits=self.decode(latent),
-            denoiser_output=output, denoiser_target=denoiser_target(self.config.prediction, latent, noise, signal),
-            head_logits=self.heads(features))
+            estimate_logits=self.decode(self.estimate(output, noisy, signal, known)),
+            coding_logits=self.decode(latent), denoiser_output=output,
+            denoiser_target=denoiser_target(self.config.prediction, latent, noise, signal),
+            head_logits=self.heads(features), known_share=known)
 
     @torch.no_grad()
     def _recycle(self, latent: torch.Tensor, noise: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor,
@@ -133,8 +135,17 @@ class LDSegNet(nn.Module):
         return self.image_encoder(image)[0]
 
     def encode_label(self, target: torch.Tensor) -> torch.Tensor:
-        """nnU-Net's target (see `forward`) -> latent z_0, (B, c, *S / f). Ignored voxels belong to no class."""
-        return self.label_encoder(self.label_channels(target))
+        """nnU-Net's target (see `forward`) -> latent z_0, (B, c, *S / f).
+
+        Ignored voxels are no label and thereby unlike background: all channels are zero. Regions that are all zero
+        would be background: there each is present by one half. In a code that starts as principal components both lie
+        in the middle of the labels' codes. Positions count in the codes' statistics by the share of their voxels that
+        is known.
+        """
+        channels = self.label_channels(target)
+        if self.config.ignore_label is not None and self.config.output == "sigmoid":
+            channels = channels.masked_fill(~self.known_voxels(target), 0.5)
+        return self.label_encoder(channels, self.known_share(target))
 
     def label_channels(self, target: torch.Tensor) -> torch.Tensor:
         """nnU-Net's target -> one-hot labels or multi-hot regions, float, (B, K, *S); zero where ignored."""
@@ -157,18 +168,28 @@ class LDSegNet(nn.Module):
             return ~target[:, -1:].bool()
         return target != self.config.ignore_label
 
+    def known_share(self, target: torch.Tensor) -> torch.Tensor | None:
+        """nnU-Net's target -> the share of each latent position's voxels that have a label, (B, 1, *S / f); None where
+        the data set has no ignore label."""
+        if self.config.ignore_label is None:
+            return None
+        average = F.avg_pool2d if target.ndim == 4 else F.avg_pool3d
+        return average(self.known_voxels(target).float(), self.config.latent_stride)
+
     def denoise(self, noisy: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """z_t (B, c, *g), t (B,), condition (B, d, *g) -> the denoiser's output, float32, (B, c, *g)."""
         return self.denoiser(noisy, timestep, condition, self.alpha_bar[timestep]).float()
 
-    def estimate(self, output: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+    def estimate(self, output: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor,
+                 known: torch.Tensor | None = None) -> torch.Tensor:
         """The estimate of z_0 that the denoiser's output for z_t stands for, (B, c, *g); signal is alpha_bar_t, (B,).
 
-        With per-sample standardisation it is standardised as the codes are, which takes back the division by
-        sqrt(alpha_bar_t) of a predicted eps, up to 20,000 near t = T.
+        With per-sample standardisation it is standardised as the codes are (in training by the positions that are
+        `known`, (B, 1, *g)), which takes back the division by sqrt(alpha_bar_t) of a predicted eps, up to 20,000 near
+        t = T.
         """
         latent = estimate_latent(self.config.prediction, output, noisy, signal)
-        return latent if self._constrain is None else self._constrain(latent)
+        return latent if self._constrain is None else self._constrain(latent, known)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """(B, c, *S / f) -> logits (B, K, *S)."""
@@ -189,7 +210,7 @@ class LDSegNet(nn.Module):
                     self.config.sampler_eta if eta is None else eta, step_noise, self._constrain)
 
     @property
-    def _constrain(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    def _constrain(self) -> Callable[..., torch.Tensor] | None:
         return self.label_encoder.standardise if self.config.standardisation == "sample" else None
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:

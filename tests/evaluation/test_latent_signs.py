@@ -128,3 +128,34 @@ def test_dice_per_patch_counts_what_is_there():
 def test_no_gap_is_not_a_share():
     signs = LatentSigns(0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 1.0)
     assert math.isnan(signs.use_of_latent)
+
+
+class PartlyKnown(CodeIsLabel):
+    """3 is the ignore label."""
+
+    def known_voxels(self, target):
+        return target != 3
+
+    def label_channels(self, target):
+        return super().label_channels(target.clamp(max=2)) * self.known_voxels(target)
+
+
+def test_what_is_predicted_under_ignored_voxels_counts_for_nothing(patches):
+    guess, target = patches
+    target[..., 8:] = 3
+    signs = [signs_per_patch(PartlyKnown(True), image, target, torch.Generator().manual_seed(0), 3, 2)
+             for image in (guess, torch.where(target == 3, guess.flip(1), guess))]
+    for name, values in signs[0].items():
+        assert torch.equal(values, signs[1][name]), name
+        assert 0 < values.mean() <= 1
+
+
+def test_patches_without_labels_are_left_out_of_the_mean_and_the_summary():
+    per_case = {name: torch.tensor([0.8, torch.nan, 0.6]) for name in latent_signs.SERIES}
+    per_case["mean_of_samples_dice"] = torch.tensor([0.9, torch.nan, 0.7])
+    assert latent_signs.average(per_case).coding_dice == pytest.approx(0.7)
+    result = summary(per_case, 5, 2)
+    assert result["cases"] == 2 and result["gain_of_samples"] == pytest.approx(0.1)
+    nothing = summary({name: torch.full((2,), torch.nan) for name in latent_signs.SERIES}, 5, 2)
+    assert nothing["cases"] == 0 and nothing["coding_dice"] is None and not nothing["gain_of_samples_holds"]
+    json.dumps(nothing, allow_nan=False)

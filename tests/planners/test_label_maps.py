@@ -9,7 +9,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
 from ldseg_auto.planners import label_maps
-from ldseg_auto.planners.label_maps import LabelMaps, read_labels, spread_evenly
+from ldseg_auto.planners.label_maps import IGNORED, LabelMaps, filled_where_sparse, read_labels, spread_evenly
+from ldseg_auto.planners.latent_geometry import label_coding_ceiling
 
 RESAMPLE = partial(resample_data_or_seg_to_shape, is_seg=True, order=1, order_z=0, force_separate_z=None)
 
@@ -109,3 +110,45 @@ def test_of_very_large_volumes_fewer_are_read(tmp_path, monkeypatch):
     assert len(LabelMaps(cases, SimpleITKIO, [0, 1, 2], [0, 1, 2])) == label_maps.MIN_CASES
     monkeypatch.setattr(label_maps, "MAX_READ_VOXELS", 100 * _box().size)
     assert len(LabelMaps(cases, SimpleITKIO, [0, 1, 2], [0, 1, 2])) == 8
+
+
+def _sparse(labels, shown):
+    """Only every `shown`-th plane of the first axis is annotated."""
+    sparse = np.full_like(labels, IGNORED)
+    sparse[::shown] = labels[::shown]
+    return sparse
+
+
+def test_sparse_maps_are_filled_with_the_nearest_label():
+    dense = _box()
+    dense[:, :6] = IGNORED  # nobody looked there, far from the structures
+    assert filled_where_sparse(dense) is dense
+    filled = filled_where_sparse(_sparse(_box(), 2))
+    assert (filled != IGNORED).all()
+    assert np.array_equal(filled[::2], _box()[::2])
+    flat = _sparse(_box(), 2)[10]
+    assert filled_where_sparse(flat) is flat, "a plane that is annotated is dense by itself"
+    nothing = np.full((4, 4), IGNORED)
+    assert filled_where_sparse(nothing) is nothing
+
+
+def test_brush_strokes_do_not_make_every_code_look_perfect():
+    """Strokes inside of structures: whole blocks of them hold one label each, which any code could keep."""
+    labels = np.zeros((24, 24, 24), int)
+    labels[6:18, 6:18, 6:18] = 1
+    strokes = np.full_like(labels, IGNORED)
+    strokes[8:16, 8:16, 8:16] = 1
+    strokes[:4], strokes[20:] = 0, 0
+    at_once = label_coding_ceiling([strokes], 2, (4, 4, 4), (1,))[0]
+    filled = label_coding_ceiling([filled_where_sparse(strokes)], 2, (4, 4, 4), (1,))[0]
+    assert at_once.mean == 1 and filled.mean < 0.95
+
+
+def test_sparse_cases_are_filled_before_they_are_resampled(tmp_path):
+    labels = _sparse(_box(), 2)
+    cases = {"a": _case(tmp_path, "a", np.where(labels == IGNORED, 3, labels))}
+    maps = LabelMaps(cases, SimpleITKIO, [0, 1, 2], [0, 1, 2])
+    coarse, = maps.at_spacing((1, 2, 2), RESAMPLE)
+    assert (coarse >= 0).all() and (coarse > 0).any(axis=(1, 2)).sum() >= 4
+    slices = maps.at_spacing((1, 1), RESAMPLE)
+    assert len(slices) == 2 and all((each >= 0).all() for each in slices)

@@ -1,11 +1,49 @@
-"""What the training says of the three signs."""
+"""The patch of a case on which the signs are measured, and what the training says of them."""
 
 import json
 
+import numpy as np
+import pytest
 import torch
 
 from ldseg_auto.evaluation.latent_signs import SERIES
-from ldseg_auto.trainers.signs_report import save_summary
+from ldseg_auto.trainers.signs_report import central_patch, save_summary
+
+IGNORE = 3
+
+
+def case(ignored_corner=True):
+    """Labels (1, z, y, x) of one cube; the far end is ignored. The image holds the labels."""
+    labels = np.zeros((1, 20, 20, 20), np.int8)
+    labels[0, 2:6, 2:6, 2:6] = 1
+    if ignored_corner:
+        labels[0, 10:] = IGNORE
+    return labels.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("patch", [[8, 8, 8], [8, 8]])
+def test_around_the_foreground_and_not_around_what_is_ignored(patch):
+    image, labels = central_patch(*case(), patch, IGNORE)
+    assert labels.shape[1:] == image.shape[1:] == tuple(patch)
+    assert (labels == 1).sum() == 4 ** len(patch)
+    assert np.array_equal(image[labels >= 0], labels[labels >= 0])
+    assert not (labels == IGNORE).any()
+
+
+def test_without_foreground_around_what_is_labelled():
+    labels = np.full((1, 20, 20, 20), IGNORE, np.int8)
+    labels[0, 1:4, 8:12, 8:12] = 0
+    patch = central_patch(np.zeros(labels.shape, np.float32), labels, [8, 8, 8], IGNORE)[1]
+    assert (patch == 0).sum() == 3 * 4 * 4
+    slice_ = central_patch(np.zeros(labels.shape, np.float32), labels, [8, 8], IGNORE)[1]
+    assert (slice_ == 0).sum() == 4 * 4
+
+
+def test_without_any_label_or_an_ignore_label_around_the_middle():
+    image, empty = np.arange(20 ** 3, dtype=np.float32).reshape(1, 20, 20, 20), np.zeros((1, 20, 20, 20), np.int8)
+    for labels, ignore in ((empty, None), (empty + IGNORE, IGNORE)):
+        assert np.array_equal(central_patch(image, labels, [8, 8, 8], ignore)[0], image[:, 6:14, 6:14, 6:14])
+    assert central_patch(*case(ignored_corner=False), [8, 8, 8], None)[1].sum() == 64
 
 
 def test_one_readable_line_and_a_file(tmp_path):
