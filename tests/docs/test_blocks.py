@@ -1,8 +1,8 @@
 """Every block of the documentation runs.
 
 Page by page, blocks in their order, in a folder of its own, with real commands (see command_server.py). There
-nnUNet_raw and so on hold data set 4, planned, and fold 0 of 3d_fullres and 2d trained; /data stands for the folder of the
-three; IMAGES and TRUTH hold cases that fold 0 did not train on, SEGMENTATIONS and OTHERS what two models make of them.
+nnUNet_raw and so on hold data set 4, planned, and fold 0 of 3d_fullres and 2d trained; /data stands for the folder of
+the three; IMAGES and TRUTH hold cases that fold 0 did not train on, SEGMENTATIONS and OTHERS what two models make of them.
 What a fence says behind its language:
 
     no-test REASON    is not run
