@@ -172,7 +172,8 @@ def require_folds_to_train(dataset: str, folds: Iterable[Fold]) -> None:
     """Raise unless the split holds these folds (nnU-Net would draw a random split instead)."""
     folder = folder_of(PREPROCESSED) / dataset
     splits = folder / "splits_final.json"
-    number = len(read_json(splits)) if splits.is_file() else _NEW_SPLITS
+    listed = read_json(splits) if splits.is_file() else None
+    number = len(listed) if isinstance(listed, list) and listed else _NEW_SPLITS  # what is no split: `trainers.splits`
     wrong = [str(fold) for fold in folds if fold != "all" and int(fold) >= number]
     if wrong:
         raise LDSegError(f"Fold {', '.join(wrong)} does not exist: the split of {dataset} has {number} folds.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -19,6 +20,7 @@ _DAY_MINUTES = 24 * 60
 _RESTARTS = 100  # of one job, at its time limit
 _POLL_SECONDS = 1
 _LOCAL_OPTIONS = {"timeout_min", "gpus_per_node", "visible_gpus", "setup"}  # submitit ignores others
+_LISTS = {"setup", "slurm_setup"}  # of shell commands
 DEFAULTS: dict[str, dict[str, Any]] = {
     "slurm": {"timeout_min": _DAY_MINUTES, "cpus_per_task": 8, "gpus_per_node": 1},
     "local": {"timeout_min": 365 * _DAY_MINUTES}}
@@ -151,22 +153,25 @@ def run_locally(folder: Path, dataset: str, folds: Sequence[Fold], options: Mapp
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     """["timeout_min=60", "slurm_partition=gpu"] -> {"timeout_min": 60, "slurm_partition": "gpu"}.
 
+    Numbers and true and false are what they look like, but not where that would change them, such as the account 007;
+    a line of setup is a list of one.
+
     Raises:
         LDSegError: one has no equals sign.
     """
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise LDSegError(f"{wrong[0]!r} is no option of a cluster.", "Write NAME=VALUE, such as timeout_min=1440.")
-    return {name: _number(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    return {name: [value] if name in _LISTS else _value(value)
+            for name, value in (pair.split("=", 1) for pair in pairs)}
 
 
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _value(text: str) -> int | float | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"-?(0|[1-9]\d*)", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", text) else text
 
 
 def _gpus() -> list[int]:

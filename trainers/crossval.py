@@ -60,6 +60,15 @@ def require_same_plans(model: Path, plans: dict, configuration: str, folds: Sequ
                              "name of their own (-p).")
 
 
+def require_same_split(fold: Path, cases: Sequence[str], ending: str) -> None:
+    """Raise where a fold was validated on other cases than these: the split has changed since, and what it would be
+    validated on now it may have been trained on."""
+    strangers = {path.name.removesuffix(ending) for path in (fold / "validation").glob(f"*{ending}")} - set(cases)
+    if strangers:
+        raise LDSegError(f"{fold / 'validation'} holds cases of another split: {named(sorted(strangers))}.",
+                         "Put that split back into splits_final.json, or train the fold anew: --restart.")
+
+
 def merged_folder(model: Path, folds: Sequence[int]) -> Path:
     """Where nnU-Net has the validations of these folds as one."""
     return model / f"crossval_results_folds_{'_'.join(map(str, folds))}"
@@ -83,18 +92,14 @@ def merge_folds(model: Path, splits: Sequence[Split], cases: Sequence[str], endi
     """
     from nnunetv2.evaluation import accumulate_cv_results
 
-    _require_each_case_once(splits, cases, allow_unused_cases)
+    require_each_case_once(splits, cases, allow_unused_cases)
     for number, split in enumerate(splits):
         fold = model / f"fold_{number}"
         state = fold_state(fold, split["val"], ending)
-        expected = {f"{case}{ending}" for case in split["val"]}
-        strangers = {path.name for path in (fold / "validation").glob(f"*{ending}")} - expected
+        require_same_split(fold, split["val"], ending)
         if state != FINISHED:
             raise LDSegError(f"Fold {number} of {model.name} is not finished ({state}).",
                              f"Run: ldseg_train {model.parent.name} {number} -c {model.name.split('__')[-1]}")
-        if strangers:
-            raise LDSegError(f"{fold / 'validation'} holds cases of another split: {named(sorted(strangers))}.",
-                             "Remove the folder and run the training again: it validates only.")
     target = merged_folder(model, range(len(splits)))
     temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
     # nnU-Net looks for the truth in nnUNet_raw first, which need not be set, and then among the preprocessed cases
@@ -112,7 +117,8 @@ def merge_folds(model: Path, splits: Sequence[Split], cases: Sequence[str], endi
     return target
 
 
-def _require_each_case_once(splits: Sequence[Split], cases: Sequence[str], allow_unused_cases: bool) -> None:
+def require_each_case_once(splits: Sequence[Split], cases: Sequence[str], allow_unused_cases: bool) -> None:
+    """Raise where several of these folds validate a case, or none does and `allow_unused_cases` does not say so."""
     validated = Counter(case for split in splits for case in split["val"])
     several = sorted(case for case, count in validated.items() if count > 1)
     never = [] if allow_unused_cases else sorted(set(cases) - set(validated))

@@ -40,6 +40,7 @@ from ldseg_auto.trainers.crossval import (
     is_merged,
     merge_folds,
     require_same_plans,
+    require_same_split,
 )
 from ldseg_auto.trainers.splits import Split, prepare_splits
 
@@ -140,6 +141,9 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     splits = prepare_splits(folder_of(PREPROCESSED) / dataset, cases, group_by, allow_unused_cases)
     states = {fold: NEW if restart else fold_state(model / f"fold_{fold}", _validation_cases(fold, splits, cases),
                                                    ending, save_probabilities) for fold in chosen}
+    for fold, state in states.items():
+        if state != NEW and fold != "all":
+            require_same_split(model / f"fold_{fold}", _validation_cases(fold, splits, cases), ending)
     require_same_plans(model, plans, configuration, [fold for fold in folds_begun(model) if states.get(fold) != NEW])
     return Work(dataset, configuration, model, cases, splits, ending, states)
 

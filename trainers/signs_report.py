@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +77,6 @@ def save_summary(per_case: dict[str, torch.Tensor], steps: int, output_folder: s
     """Write `latent_signs.json` and say which sign holds."""
     result = latent_signs.summary(per_case, SAMPLES, steps)
     save_json(result, str(Path(output_folder) / SUMMARY_FILE), sort_keys=False)
-    log(f"Signs of latent diffusion on {result['cases']} cases: {json.dumps(result)}")
+    log(f"Signs of latent diffusion on {result['cases']} cases: {latent_signs.in_words(result)}.")
     if result["use_of_latent"] is not None and result["use_of_latent"] < latent_signs.WARN_USE_OF_LATENT:
         log("WARNING: the denoiser hardly uses z_t: this model is a regressor, its samples carry no uncertainty.")

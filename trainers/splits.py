@@ -34,10 +34,10 @@ def prepare_splits(folder: Path, cases: Sequence[str], group_by: str | None = No
         LDSegError: the split holds unknown cases, a case twice or in both parts of a fold, tears a patient apart or
             leaves cases out; or the groups do not fit the cases.
     """
-    groups = read_groups(Path(group_by), cases) if group_by is not None else _groups_of(folder)
+    groups = read_groups(Path(group_by), cases) if group_by is not None else _groups_of(folder, cases)
     file = folder / FILE_NAME
     if file.is_file():
-        splits = _read_splits(file)
+        splits = read_splits(file)
         found = problems(splits, cases, groups, allow_unused_cases)
         if found:
             raise LDSegError(f"The split in {file} cannot be used: {'; '.join(found)}.",
@@ -75,12 +75,7 @@ def read_groups(file: Path, cases: Iterable[str]) -> dict[str, str]:
     """
     if not file.is_file():
         raise LDSegError(f"There is no file {file}.", "Give a CSV file with the columns case,patient to --group_by.")
-    with file.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets write a byte order mark
-        rows = csv.DictReader(lines)
-        if not {"case", "patient"} <= set(rows.fieldnames or ()):
-            raise LDSegError(f"{file} has the columns {', '.join(rows.fieldnames or ['(none)'])}.",
-                             "Its first line must name the columns case and patient: case,patient")
-        pairs = [((row["case"] or "").strip(), (row["patient"] or "").strip()) for row in rows]
+    pairs = _pairs(file)
     groups = {case: patient for case, patient in pairs if case and patient}
     wrong = {"have no patient": sorted(set(cases) - set(groups)),
              "have two patients": sorted({case for case, patient in pairs if groups.get(case, patient) != patient})}
@@ -88,6 +83,22 @@ def read_groups(file: Path, cases: Iterable[str]) -> dict[str, str]:
     if found:
         raise LDSegError(f"{file}: {'; '.join(found)}.", "Give every training case one line: case,patient")
     return {case: groups[case] for case in sorted(cases)}
+
+
+def _pairs(file: Path) -> list[tuple[str, str]]:
+    """The two columns, row by row."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets write a byte order mark
+            read = csv.reader(lines, skipinitialspace=True)
+            head, *rows = [[cell.strip() for cell in row] for row in read] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LDSegError(f"{file} is no CSV file in UTF-8 ({error}).", "Save it as CSV UTF-8.") from error
+    if not {"case", "patient"} <= set(head):
+        raise LDSegError(f"{file} has the columns {', '.join(head) or '(none)'}.",
+                         "Its first line must name the columns case and patient, separated by a comma: case,patient")
+    places = head.index("case"), head.index("patient")
+    case, patient = ([row[place] if place < len(row) else "" for row in rows] for place in places)
+    return list(zip(case, patient, strict=True))
 
 
 def problems(splits: Sequence[Split], cases: Iterable[str], groups: Mapping[str, str] | None = None,
@@ -108,7 +119,12 @@ def problems(splits: Sequence[Split], cases: Iterable[str], groups: Mapping[str,
     return found
 
 
-def _read_splits(file: Path) -> list[Split]:
+def read_splits(file: Path) -> list[Split]:
+    """The folds of a splits_final.json.
+
+    Raises:
+        LDSegError: it is none.
+    """
     splits = read_json(file)
     well_formed = isinstance(splits, list) and splits and all(
         isinstance(fold, dict) and all(isinstance(fold.get(part), list) for part in ("train", "val"))
@@ -119,8 +135,14 @@ def _read_splits(file: Path) -> list[Split]:
     return splits
 
 
-def _groups_of(folder: Path) -> dict[str, str] | None:
+def _groups_of(folder: Path, cases: Iterable[str]) -> dict[str, str] | None:
+    """The groups of an earlier call, which must know every case: of one added since the patient could be torn apart."""
     file = folder / GROUPS_NAME
-    return read_json(file) if file.is_file() else None
-
-
+    if not file.is_file():
+        return None
+    groups = read_json(file)
+    unknown = sorted(set(cases) - set(groups)) if isinstance(groups, dict) else ["every case"]
+    if unknown:
+        raise LDSegError(f"{file} names no patient of {named(unknown)}.",
+                         "Give the patients of all cases again: --group_by CSV (case,patient); or remove the file.")
+    return groups

@@ -8,7 +8,9 @@ A denoiser that ignores z_t is a regressor in disguise, whatever its Dice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,3 +133,17 @@ def summary(per_case: dict[str, torch.Tensor], samples: int, steps: int) -> dict
         "gain_of_samples_95": interval,
         "gain_of_samples_holds": bool(np.mean(gain) > 0),
     }
+
+
+def in_words(result: Mapping[str, Any]) -> str:
+    """The three signs of `summary` in one line, each with its limit and whether it holds."""
+    use, interval = result["use_of_latent"], result["gain_of_samples_95"]
+    spread = "" if interval is None else f" (95% interval {interval[0]:+.4f} to {interval[1]:+.4f})"
+    signs = [
+        (f"use of the latent {'not defined' if use is None else f'{use:.0%}'}, at least {MIN_USE_OF_LATENT:.0%}",
+         result["use_of_latent_holds"]),
+        (f"label-coding error {result['coding_error_over_prediction_error']:.0%} of the prediction's, at most 50%",
+         result["label_coding_holds"]),
+        (f"gain of {result['samples']} samples over one step {result['gain_of_samples']:+.4f} Dice{spread}, above 0",
+         result["gain_of_samples_holds"])]
+    return "; ".join(f"{text}: {'holds' if holds else 'DOES NOT HOLD'}" for text, holds in signs)

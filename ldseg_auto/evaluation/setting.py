@@ -107,7 +107,7 @@ def _required(file: str, flag: str) -> Path:
 
 
 def _require_keys(content: Any, keys: Sequence[str], file: Path | None) -> None:
-    missing = [key for key in keys if key not in content]
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise LDSegError(f"{file} lacks {', '.join(missing)}.", "Give a file of nnU-Net's format.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import read_json, write_text
 
 FILE_NAME = "ldseg_inference.json"
-FORMAT = 1
+FORMAT_KEY, FORMAT = "ldseg_inference_format", 1
+CHOSEN = "crossval_chosen"  # CHOSEN_TRAINER__PLANS: what the best choice gives on all cross-validation cases
 Structure = int | tuple[int, ...]  # a label, or the labels of a region
 
 
@@ -51,8 +53,8 @@ class Finish:
         numbers = [self.temperature, *self.interval_scales]
         labels = [label for structure in self.largest_component
                   for label in (structure if isinstance(structure, tuple) else (structure,))]
-        if not (all(_is((int, float), value) and value > 0 for value in numbers)
-                and all(_is(int, label) and label > 0 for label in labels)):
+        if not (all(_is((int, float), value) and value > 0 and isfinite(value) for value in numbers)
+                and all(_is(int, label) and label > 0 for label in labels) and () not in self.largest_component):
             raise ValueError(f"not a way to finish a prediction: {asdict(self)}")
 
 
@@ -76,43 +78,49 @@ def load_choice(model: Path) -> Choice | None:
     """A model's choice; None where none was made.
 
     Raises:
-        LDSegError: the file is damaged or of a newer version.
+        LDSegError: the file is damaged, of a newer version, or of a model with other classes.
     """
     content = _read(model / FILE_NAME)
     if content is None:
         return None
     with _Damaged(model / FILE_NAME):
-        return Choice(Sampler(**_known(Sampler, content["sampler"])), _finish(content["finish"]))
+        choice = Choice(Sampler(**_known(Sampler, content["sampler"])), _finish(content["finish"]))
+        _require_classes_of(model, choice.finish)
+    return choice
 
 
 def load_best(results: Path, trainer_name: str, plans_name: str) -> Best | None:
     """The best of a data set's configurations, of this trainer and these plans; None where none was chosen.
 
     Raises:
-        LDSegError: the file is damaged or of a newer version.
+        LDSegError: the file is damaged, of a newer version, or of models with other classes.
     """
     content = _read(results / FILE_NAME)
     entry = None if content is None else content.get(f"{trainer_name}__{plans_name}")
     if entry is None:
         return None
     with _Damaged(results / FILE_NAME):
-        configurations = tuple(entry["configurations"])
-        if not configurations or not all(isinstance(name, str) for name in configurations):
+        configurations = entry["configurations"]
+        if not isinstance(configurations, list) or not configurations or not all(
+                isinstance(name, str) for name in configurations):
             raise ValueError(f"not configurations: {configurations}")
-        return Best(configurations, _finish(entry["finish"]))
+        finish = _finish(entry["finish"])
+        for name in configurations:
+            _require_classes_of(results / f"{trainer_name}__{plans_name}__{name}", finish)
+        return Best(tuple(configurations), finish)
 
 
 def save_choice(model: Path, choice: Choice, evidence: Mapping[str, Any]) -> None:
     """Write a model's choice with the figures that led to it."""
-    content = {"ldseg_inference_format": FORMAT, **asdict(choice), "evidence": _without_nan(evidence)}
+    content = {FORMAT_KEY: FORMAT, **asdict(choice), "evidence": without_nan(evidence)}
     write_text(model / FILE_NAME, json.dumps(content, indent=2))
 
 
 def save_best(results: Path, trainer_name: str, plans_name: str, best: Best, evidence: Mapping[str, Any]) -> None:
     """Write the best configurations beside those of other trainers and plans."""
     content = _read(results / FILE_NAME) or {}
-    content |= {"ldseg_inference_format": FORMAT,
-                f"{trainer_name}__{plans_name}": {**asdict(best), "evidence": _without_nan(evidence)}}
+    content |= {FORMAT_KEY: FORMAT,
+                f"{trainer_name}__{plans_name}": {**asdict(best), "evidence": without_nan(evidence)}}
     write_text(results / FILE_NAME, json.dumps(content, indent=2))
 
 
@@ -135,7 +143,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     content = read_json(file)
-    number = content.get("ldseg_inference_format") if isinstance(content, dict) else None
+    number = content.get(FORMAT_KEY) if isinstance(content, dict) else None
     if not isinstance(number, int) or isinstance(number, bool) or number > FORMAT:
         raise LDSegError(f"{file} has format {number}, this version reads up to {FORMAT}.",
                          "Install a newer ldseg_auto, or remove the file and choose again.")
@@ -148,6 +156,15 @@ def _finish(content: Mapping[str, Any]) -> Finish:
     return Finish(values["temperature"], structures, tuple(values["interval_scales"]))
 
 
+def _require_classes_of(model: Path, finish: Finish) -> None:
+    """Raise ValueError where the intervals are not those of the classes of the model, if its dataset.json is there."""
+    file = model / "dataset.json"
+    if finish.interval_scales and file.is_file():
+        classes = [name for name in read_json(file)["labels"] if name not in ("background", "ignore")]
+        if len(classes) != len(finish.interval_scales):
+            raise ValueError(f"{len(finish.interval_scales)} intervals of {len(classes)} classes")
+
+
 def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     names: Sequence[str] = [f.name for f in fields(kind)]
     if set(content) != set(names):
@@ -155,12 +172,12 @@ def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     return dict(content)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: null takes its place."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(part) for key, part in value.items()}
+        return {key: without_nan(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(part) for part in value]
+        return [without_nan(part) for part in value]
     return None if isinstance(value, float) and value != value else value
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ldseg_auto.devices import select_device
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, named
 from ldseg_auto.folders import (
     DEFAULT_CHECKPOINT,
     DEFAULT_PLANS,
@@ -29,13 +29,24 @@ from ldseg_auto.folders import (
     folder_of,
     load_plans,
     parse_folds,
+    preprocessed_cases,
     preprocessed_folder,
-    read_json,
     require_environment,
+    require_preprocessed,
     trained_folds,
+    write_text,
 )
 from ldseg_auto.inference import finish
-from ldseg_auto.inference.choice import Best, Choice, Finish, Sampler, save_best, save_choice
+from ldseg_auto.inference.choice import (
+    CHOSEN,
+    Best,
+    Choice,
+    Finish,
+    Sampler,
+    save_best,
+    save_choice,
+    without_nan,
+)
 from ldseg_auto.inference.ensemble import average_members
 from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.search import (
@@ -49,8 +60,8 @@ from ldseg_auto.inference.search import (
     sizes,
 )
 from ldseg_auto.report.choice_page import write_page
-
-CHOSEN = "crossval_chosen"  # what the choice gives on all cross-validation cases
+from ldseg_auto.trainers.crossval import require_each_case_once
+from ldseg_auto.trainers.splits import read_splits
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ def _find_models(dataset: str, configurations: Sequence[str] | None, trainer_nam
                  folds: Sequence[str | int] | None) -> list[_Model]:
     plans = load_plans(dataset, plans_name)
     splits_file = folder_of(PREPROCESSED) / dataset / "splits_final.json"
-    splits = read_json(splits_file) if splits_file.is_file() else []
+    splits = read_splits(splits_file) if splits_file.is_file() else []
     there = [name for name, path in find_models(dataset, trainer_name, plans_name).items()
              if trained_folds(path) != ["all"]]
     models = []
@@ -150,7 +161,20 @@ def _find_models(dataset: str, configurations: Sequence[str] | None, trainer_nam
         trained = "; ".join(f"{model.name}: {' '.join(map(str, model.cases))}" for model in models)
         raise LDSegError(f"The configurations have different folds ({trained}).",
                          "Train the missing ones, or name folds that all have: -f 0 1 ...")
+    require_each_case_once([splits[int(fold)] for fold in models[0].cases], (), allow_unused_cases=True)
+    for model in models:
+        _require_cases(model, dataset, plans)
     return models
+
+
+def _require_cases(model: _Model, dataset: str, plans: dict[str, Any]) -> None:
+    """Raise before hours of work where a validation case is not preprocessed, or not any more."""
+    require_preprocessed(dataset, plans, model.name)
+    missing = {case for cases in model.cases.values() for case in cases} - set(
+        preprocessed_cases(dataset, plans, model.name))
+    if missing:
+        raise LDSegError(f"Not preprocessed for {model.name}, but validation cases in splits_final.json: "
+                         f"{named(sorted(missing))}.", "Preprocess again, or correct splits_final.json.")
 
 
 def _load(kind: type, model: _Model, device: Any, **options: Any) -> Any:
@@ -233,7 +257,7 @@ def _confirm(models: Sequence[_Model], samplers: Mapping[str, Sampler], out: Pat
     for name in names:  # probabilities are large, and needed no more
         (out / f"{name}.npz").unlink()
     evidence["seconds"] = float(np.mean(list(seconds.values())))
-    (out / "fitted.json").write_text(json.dumps(evidence, indent=2))
+    write_text(out / "fitted.json", json.dumps(without_nan(evidence), indent=2))
     return fitted, evidence
 
 

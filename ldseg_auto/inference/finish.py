@@ -75,8 +75,7 @@ class Cases:
         self._reader, self._ending = plans.image_reader_writer_class(), description["file_ending"]
         self._truth = folder_of(PREPROCESSED) / plans.dataset_name / "gt_segmentations"
         self._folder, self.names, self.classes = folder, names, class_names(description)
-        self.structures: list[Structure] = list(
-            self.labels.foreground_regions if self.labels.has_regions else self.labels.foreground_labels)
+        self.structures = structures_of(self.labels)
 
     def __iter__(self) -> Iterator[Case]:
         return (self.read(self._folder / name) for name in self.names)
@@ -106,6 +105,12 @@ class Cases:
         return float(np.nanmean(dice)) if not np.isnan(dice).all() else float("nan")
 
 
+def structures_of(labels: Any) -> list[Structure]:
+    """Foreground classes or regions of nnU-Net's label manager, whose labels are numpy's integers, in Python's own."""
+    found = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    return [tuple(map(int, each)) if isinstance(each, tuple) else int(each) for each in found]
+
+
 def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[str, Any]]:
     """Fit temperature, removal of components and intervals to predictions of cases that the models did not see.
 
@@ -128,7 +133,9 @@ def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[s
     gain = np.nanmean(np.nan_to_num(cleaned) - np.nan_to_num(dice), axis=0)
     largest = tuple(s for s, g in zip(cases.structures, gain, strict=True) if g > 0)
     volume, unit, true = volumes_of(cases)
-    scales = [interval_scale(volume[:, k] - true[:, k], unit[:, k]) for k in range(volume.shape[1])]
+    whole = ~np.isnan(true).any(1)
+    errors, unit = (volume - true)[whole], unit[whole]
+    scales = [interval_scale(errors[:, k], unit[:, k]) for k in range(volume.shape[1])]
     known_scales = tuple(scale for scale in scales if scale is not None)
     finish = Finish(temperature, largest, known_scales if len(known_scales) == len(scales) else ())
     return finish, {
@@ -136,7 +143,7 @@ def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[s
         "dice_per_class": dict(zip(cases.classes, np.nanmean(dice, axis=0).tolist(), strict=True)),
         "gain_of_largest_component": dict(zip(cases.classes, gain.tolist(), strict=True)),
         "calibration": {name: quality(cases, t) for name, t in (("as predicted", 1.0), ("recalibrated", temperature))},
-        "coverage_of_90": dict(zip(cases.classes, [coverage_on_others(volume[:, k] - true[:, k], unit[:, k])
+        "coverage_of_90": dict(zip(cases.classes, [coverage_on_others(errors[:, k], unit[:, k])
                                                    for k in range(volume.shape[1])], strict=True))}
 
 
@@ -150,8 +157,9 @@ def temperature_of(cases: Cases) -> float:
 
 def volumes_of(cases: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(cases, classes) each, in the unit of `voxel_size_of`: predicted volume, the unit of its interval
-    (`uncertainty.volume_deviation`), true volume."""
+    (`uncertainty.volume_deviation`), true volume; NaN where voxels are ignored, which may be of any class."""
     rows = [[[case.figures[name]["volume"], case.figures[name]["deviation"],
+              float("nan") if (case.truth == cases.labels.ignore_label).any() else
               float(np.isin(case.truth, structure).sum()) * case.voxel_size]
              for name, structure in zip(cases.classes, cases.structures, strict=True)] for case in cases]
     volume, unit, true = np.moveaxis(np.array(rows), -1, 0)

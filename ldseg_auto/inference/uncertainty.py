@@ -33,6 +33,7 @@ def predictive_entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
         (z, y, x), float32; at most log K (labels) or log 2 (regions).
     """
     if regions:
+        probabilities = np.clip(probabilities, 0, 1)  # a mean may exceed 1 by rounding, and entr(< 0) is infinite
         return (entr(probabilities) + entr(1 - probabilities)).mean(0, dtype=np.float32)
     return entr(probabilities).sum(0, dtype=np.float32)
 
@@ -71,6 +72,7 @@ def spread_of_ensemble(probabilities: Sequence[np.ndarray], spreads: Sequence[np
 def torch_entropy(probabilities: torch.Tensor, regions: bool) -> torch.Tensor:
     """`predictive_entropy` of a tensor."""
     if regions:
+        probabilities = probabilities.clamp(0, 1)
         return (torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)).mean(0)
     return torch.special.entr(probabilities).sum(0)
 

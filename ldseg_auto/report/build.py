@@ -15,6 +15,7 @@ from ldseg_auto.folders import DEFAULT_TRAINER, PREPROCESSED, RAW, read_json
 from ldseg_auto.inference.choice import FILE_NAME as CHOICE_NAME
 from ldseg_auto.inference.choice import load_choice
 from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.inference.search import RULE
 from ldseg_auto.networks.ldseg_net import unwrapped
 from ldseg_auto.planners.report import configuration_sections, data_sections
 from ldseg_auto.report import film, page, reliability
@@ -52,11 +53,13 @@ def build(model: Model, file: Path, number: int, device: torch.device, left_out:
     found = walk(cases, _alternating(worst, best), manager.image_reader_writer_class(), labels, colours)
     sections = {
         "summary": page.summary_section(cases, classes), "cases": page.cases_section(cases),
-        "worst-best": page.worst_best_section(worst, best), "viewer": page.viewer_section(found, cases),
-        "reliability": _reliability(model, found), "training": training,
+        "worst-best": page.worst_best_section(worst, best, any(case.mutual_information for case in cases)),
+        "viewer": page.viewer_section(found, cases),
+        "reliability": _reliability(model, found, cases), "training": training,
         "film": _film(model, [cases[i] for i in found.slices], device, colours),
         "plans": [*_plans(model), *_choice(model)]}
-    sentences = [*left_out, *without_images, *without_validation, *_limits_of(model, cases), *found.left_out]
+    sentences = [*left_out, *(without_images or _without_images(cases)), *without_validation,
+                 *_limits_of(model, cases), *found.left_out]
     most_entropy = highest_entropy(labels.num_segmentation_heads, labels.has_regions)
     page.write_page(file, f"{model.dataset}, {model.configuration}", _subtitle(model), sentences, sections,
                     page.payload(cases, classes, found, worst, best, colours, most_entropy), found)
@@ -70,21 +73,32 @@ def _raw_files(model: Model) -> tuple[dict[str, dict[str, Any]], list[str]]:
     ending = model.description["file_ending"]
     if "dataset" in description:
         return get_filenames_of_train_images_and_targets(str(folder), description), []
+    kept = {path.name.removesuffix(ending): {"images": [], "label": path}
+            for path in sorted((_preprocessed(model) / "gt_segmentations").glob(f"*{ending}"))}
     if description and (folder / "imagesTr").is_dir():
-        return _split_files(folder, ending), []
-    kept = sorted((_preprocessed(model) / "gt_segmentations").glob(f"*{ending}"))
-    return ({path.name.removesuffix(ending): {"images": [], "label": path} for path in kept},
+        return {**kept, **_split_files(folder, ending)}, []
+    return (kept,
             [f"{f'{RAW} holds no images of {model.dataset}' if raw else f'{RAW} is not set'}: pictures, the viewer and "
              "the reverse diffusion, which need them, are left out."])
 
 
 def _split_files(folder: Path, ending: str) -> dict[str, dict[str, Any]]:
-    """As nnU-Net's function finds them, which starts a dozen processes to do so."""
-    files: dict[str, dict[str, Any]] = {}
+    """As nnU-Net's function finds them, which starts a dozen processes to do so; a case that lacks its image, or one of
+    its channels, has its label alone."""
+    files: dict[str, dict[str, Any]] = {path.name.removesuffix(ending): {"images": [], "label": path}
+                                        for path in sorted((folder / "labelsTr").glob(f"*{ending}"))}
     for image in sorted((folder / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
         name = image.name[:-len(f"_0000{ending}")]
         files.setdefault(name, {"images": [], "label": folder / "labelsTr" / f"{name}{ending}"})["images"].append(image)
-    return files
+    channels = max((len(each["images"]) for each in files.values()), default=0)
+    return {name: each if len(each["images"]) == channels else {**each, "images": []} for name, each in files.items()}
+
+
+def _without_images(cases: Sequence[Case]) -> list[str]:
+    """A sentence on cases whose truth is there, but not their image."""
+    names = [case.name for case in cases if case.truth is not None and not case.images]
+    return [f"{len(names)} of {len(cases)} cases, such as {names[0]}, lack an image or one of its channels in {RAW}: "
+            "they have no pictures."] if names else []
 
 
 def _preprocessed(model: Model) -> Path:
@@ -99,7 +113,11 @@ def _limits_of(model: Model, cases: Sequence[Case]) -> list[str]:
     if unknown:
         sentences.append(f"{len(unknown)} of {len(cases)} cases, such as {unknown[0]}, have no truth in {RAW} or "
                          f"{PREPROCESSED}: they have numbers only.")
-    bare = list(dict.fromkeys(case.fold for case in cases if case.probabilities is None))
+    gone = [case.name for case in cases if case.truth is not None and not case.prediction.is_file()]
+    if gone:
+        sentences.append(f"The segmentations of {len(gone)} of {len(cases)} cases, such as {gone[0]}, are not there "
+                         "(an imported model comes without): they have numbers only.")
+    bare = list(dict.fromkeys(case.fold for case in cases if case.probabilities is None and case.prediction.is_file()))
     if bare:
         sentences.append(f"Fold {', '.join(map(str, bare))} was validated without probabilities, so uncertainty and "
                          f"reliability lack cases: {model.validation_command(bare)} writes them.")
@@ -116,15 +134,22 @@ def _training(model: Model) -> list[str]:
     logging, signs = {}, {}
     for fold in model.folds:
         folder = model.folder / f"fold_{fold}"
-        logging[fold] = checkpoint.load(str(folder / model.checkpoint_name), torch.device("cpu"))["logging"]
+        content = checkpoint.load(str(folder / model.checkpoint_name), torch.device("cpu"))
+        if "logging" in content:
+            logging[fold] = content["logging"]
         if (folder / "latent_signs.json").is_file():
             signs[fold] = read_json(folder / "latent_signs.json")
-    return [*curves_section(logging), *signs_section(signs)]
+    untold = [str(fold) for fold in model.folds if fold not in logging]
+    return [*(curves_section(logging) if logging else ()), *signs_section(signs),
+            *([paragraph(f"The checkpoint of fold {', '.join(untold)} does not hold the course of its training (an "
+                         "imported one does not).")] if untold else ())]
 
 
-def _reliability(model: Model, found: Walk) -> list[str]:
+def _reliability(model: Model, found: Walk, cases: Sequence[Case]) -> list[str]:
     if found.counted:
         return reliability.section(found.bins, found.counted, model.has_regions)
+    if not any(case.prediction.is_file() for case in cases):
+        return [paragraph("There are neither segmentations nor probabilities to compare with the truth.")]
     return [paragraph("There are no probabilities to compare with the truth: "
                       f"{model.validation_command(model.folds)} writes them.")]
 
@@ -163,10 +188,13 @@ def _choice(model: Model) -> list[str]:
     choice = load_choice(model.folder)
     if choice is None:
         return [paragraph("ldseg_predict uses the plans' sampler: ldseg_find_best_configuration has not been run.")]
-    tried = read_json(model.folder / CHOICE_NAME)["evidence"]["search"]
-    return ["<h3>Prediction</h3>",
-            paragraph(f"Chosen by ldseg_find_best_configuration: {choice.sampler}; temperature "
-                      f"{choice.finish.temperature:.2f}. Measured on cross-validation cases:"), rows_table(tried)]
+    chosen = f"Chosen by ldseg_find_best_configuration: {choice.sampler}; temperature {choice.finish.temperature:.2f}."
+    evidence = read_json(model.folder / CHOICE_NAME).get("evidence")
+    try:
+        tried = rows_table(evidence["search"])
+    except (KeyError, TypeError, IndexError, AttributeError):  # written by others: only the choice itself was checked
+        return ["<h3>Prediction</h3>", paragraph(chosen)]
+    return ["<h3>Prediction</h3>", paragraph(f"{chosen} {RULE} Measured on cross-validation cases:"), tried]
 
 
 def _read_if_there(path: Path) -> Any:

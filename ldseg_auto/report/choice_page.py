@@ -9,7 +9,8 @@ from typing import Any
 
 from ldseg_auto.folders import write_text
 from ldseg_auto.inference.choice import Best
-from ldseg_auto.report.parts import table
+from ldseg_auto.inference.search import RULE
+from ldseg_auto.report.parts import paragraph, table
 
 _STYLE = ("body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
           "td,th{padding:.2em .7em;border-bottom:1px solid #ccc;text-align:right}tr.chosen{background:#e6f2e6}")
@@ -32,8 +33,7 @@ def write_page(file: Path, dataset: str, searches: Mapping[str, Sequence[Mapping
              "; ".join(html.escape(f"{name} {evidence['samplers'][name]}") for name in best.configurations),
              f". Temperature {finish.temperature:.2f}. Only the largest component is kept of "
              f"{html.escape(', '.join(map(str, finish.largest_component)) or 'no label')}.</p>",
-             "<p>Chosen is the quickest whose Dice is within one standard error (of the paired difference over the "
-             "cases) of the best.</p>"]
+             paragraph(RULE)]
     for name, rows in searches.items():
         parts += [f"<h2>{html.escape(name)}</h2>", rows_table(rows)]
     if evidence["finalists"]:

@@ -66,10 +66,15 @@ def cases_section(cases: Sequence[Case]) -> list[str]:
     return ["<div id=case-table></div>"] if cases else [paragraph("No case was validated.")]
 
 
-def worst_best_section(worst: Sequence[int], best: Sequence[int]) -> list[str]:
-    """HTML that the page's script fills."""
+def worst_best_section(worst: Sequence[int], best: Sequence[int], informed: bool) -> list[str]:
+    """HTML that the page's script fills; `informed`: there is mutual information."""
     places = [f"<h3>{title}</h3><div id={title.lower()}></div>" for title, cases in (("Worst", worst), ("Best", best))
               if cases]
+    if places and informed:
+        places.insert(0, paragraph("Uncertainty is the entropy of the mean prediction: how sure it is. Disagreement is "
+                                   "the part of it that the samples and mirrors disagree about (mutual information), "
+                                   "of what ldseg_find_best_configuration chose where the validation did not write it; "
+                                   "the rest is what every draw is unsure of by itself."))
     return places or [paragraph("No case was validated, or none holds a class.")]
 
 

@@ -42,7 +42,9 @@ def plot(draw: Callable[[Axes], None], description: str, caption: str = "",
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
-    svg = text[text.index("<svg"):].replace("<svg", "<svg fill='currentColor'", 1)
+    # within HTML no namespaces are declared, and matplotlib's metadata name web pages: this page names none
+    svg = re.sub(r"<metadata>.*?</metadata>| xmlns(:\w+)?=\"[^\"]*\"", "", text[text.index("<svg"):], flags=re.DOTALL)
+    svg = svg.replace("<svg", "<svg fill='currentColor'", 1)
     svg = svg.replace("#000000", "currentColor").replace("#ffffff", "none")
     prefix = f"p{zlib.crc32(svg.encode()):08x}-"  # ids are the page's: those of two plots must not be the same
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}", svg)

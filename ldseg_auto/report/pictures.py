@@ -22,6 +22,7 @@ _IGNORED = "#8a8a8a"
 _GOLDEN_ANGLE = 0.61803  # of a turn: hues far from each other, however many
 _WINDOW_PERCENT = (0.5, 99.5)
 _SAMPLE = 1_000_000  # values
+_LEAST_NATS = 0.05  # shown brightest where a whole case has less: next to nothing must not glow
 _COLOUR_CHANNELS = 3
 
 
@@ -107,6 +108,8 @@ def slice_pictures(volumes: Volumes, colours: Palette, with_errors: bool) -> lis
     if with_errors and wrong.max() > 0 and wrong.argmax() not in shown:
         shown.append(int(wrong.argmax()))
     height_mm, width_mm = (n * mm for n, mm in zip(volumes.truth.shape[1:], volumes.spacing[1:], strict=True))
+    information = volumes.mutual_information
+    most = _LEAST_NATS if information is None else max(_LEAST_NATS, float(information.max()))
     pictures = []
     for index in shown:
         plane = (slice(index, index + 1), slice(None), slice(None))
@@ -116,7 +119,9 @@ def slice_pictures(volumes: Volumes, colours: Palette, with_errors: bool) -> lis
             "image": image_url(window(volumes.image, plane)[..., 0, :, :]),
             "truth": labels_url(volumes.truth[index], colours),
             "prediction": labels_url(volumes.prediction[index], colours),
-            "entropy": None if uncertainty is None else heat_url(uncertainty[0])})
+            "entropy": None if uncertainty is None else heat_url(uncertainty[0]),
+            "mutual_information": None if information is None else heat_url(information[index] / most),
+            "most_mutual_information": round(most, 2)})
     return pictures
 
 

@@ -36,10 +36,12 @@ function columns() {
   return found;
 }
 
+const names = new Intl.Collator(undefined, { numeric: true });  // made once: thousands of rows are compared by it
+
 // Numbers by size, text by its numbers and letters; what is not known comes last in both directions.
 function compare(a, b, direction) {
   if (a === null || b === null) return (a === null) - (b === null);
-  const order = typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true });
+  const order = typeof a === "number" ? a - b : names.compare(a, b);
   return direction * order;
 }
 
@@ -142,12 +144,19 @@ function sliceView(row, slice) {
   const heading = [where, `${slice.wrong} wrong ${slice.of > 1 ? "voxels" : "pixels"}`].filter(Boolean).join(", ");
   return [
     element("p", { class: "quiet" }, heading),
-    element("div", { class: "panels" },
+    element("div", { class: slice.mutual_information === null ? "panels" : "panels five" },
             panel("image", picture(element("img", { src: slice.image, alt: says("image") }))),
             panel("truth", picture(image(), element("img", { src: slice.truth, alt: says("truth over the image") }))),
             panel("prediction", picture(image(), element("img", { src: slice.prediction,
                                                                   alt: says("prediction over the image") }))),
-            panel(`uncertainty (entropy, 0 to ${report.highest_entropy} nats)`, uncertainty))];
+            panel(`uncertainty (entropy, 0 to ${report.highest_entropy} nats)`, uncertainty),
+            ...disagreement(slice, picture, panel, says))];
+}
+
+function disagreement(slice, picture, panel, says) {
+  if (slice.mutual_information === null) return [];
+  return [panel(`disagreement (mutual information, 0 to ${slice.most_mutual_information} nats)`,
+                picture(element("img", { src: slice.mutual_information, alt: says("disagreement of the draws") })))];
 }
 
 function legend() {

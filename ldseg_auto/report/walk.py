@@ -45,8 +45,9 @@ def walk(cases: Sequence[Case], shown: Sequence[int], reader: BaseReaderWriter, 
     """
     found = Walk()
     others = sorted(set(range(len(cases))) - set(shown), key=lambda i: (cases[i].mean_dice or 0, cases[i].name))
-    order = [i for i in [*shown, *others] if cases[i].truth is not None]
-    pictured = set([i for i in order if cases[i].images][:MAX_PICTURES])
+    order = [i for i in [*shown, *others] if cases[i].truth is not None and cases[i].prediction.is_file()]
+    drawable = [i for i in order if cases[i].images]
+    pictured = set(drawable[:MAX_PICTURES])
     for index in tqdm(order, desc="cases", disable=None):
         case = cases[index]
         if index not in pictured and case.probabilities is None:
@@ -63,7 +64,7 @@ def walk(cases: Sequence[Case], shown: Sequence[int], reader: BaseReaderWriter, 
     if len(found.embedded) < len(scrollable):
         found.left_out.append(f"The viewer has room for {len(found.embedded)} of {len(scrollable)} cases: more than "
                               f"{MAX_CHARACTERS / 1e6:g} MB of volumes would make the page slow.")
-    if len(pictured) < sum(bool(case.images) for case in cases):
+    if len(pictured) < len(drawable):
         found.left_out.append(f"Only {MAX_PICTURES} cases have pictures, the worst first, to keep the page small.")
     return found
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,19 @@ from ldseg_auto.folders import (
     others_with_the_id_of,
     require_environment,
 )
+from ldseg_auto.inference.choice import FORMAT_KEY as FORMAT_OF_CHOICE
+from ldseg_auto.inference.choice import load_best, load_choice
 from ldseg_auto.sharing.archive import Archive, open_archive, parse_json
-from ldseg_auto.sharing.manifest import CHECKPOINT, INFERENCE, MANIFEST, NOT_OURS, WEIGHTS, Manifest, short
+from ldseg_auto.sharing.manifest import (
+    CHECKPOINT,
+    INFERENCE,
+    MANIFEST,
+    NOT_OURS,
+    WEIGHTS,
+    Manifest,
+    is_plain_name,
+    short,
+)
 from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
 
 _REPLACED = "replaced"
@@ -52,27 +63,20 @@ def import_model(zip_file: str, overwrite: bool = False) -> list[Path]:
     with open_archive(Path(zip_file)) as archive:
         manifest = archive.manifest
         dataset = results / manifest.dataset
-        targets = _targets(dataset, manifest)
+        targets = [dataset / model for model in manifest.models]
         _require_free(targets, overwrite)
         _require_known_trainer(manifest.trainer)
         with _writing(results), _temporary_folder(dataset if dataset.is_dir() else results) as temporary:
             _require_room(temporary, archive)
             archive.unpack(temporary)
             _convert_models(temporary / manifest.dataset, manifest)
+            if _merge_choice(temporary / manifest.dataset, dataset, manifest, overwrite):
+                targets.append(dataset / INFERENCE)
             _move([(temporary / manifest.dataset / target.name, target) for target in targets], temporary / _REPLACED)
     if dataset / INFERENCE in targets:
-        print(f"Installed the choice of sampler of every model there: {dataset / INFERENCE}")
+        print(f"Installed the choice among configurations: {dataset / INFERENCE}")
     _warn_of_ambiguous_id(manifest.dataset)
     return [dataset / model for model in manifest.models]
-
-
-def _targets(dataset: Path, manifest: Manifest) -> list[Path]:
-    """What is put below the data set's folder: models, and the choice of sampler unless the same is there."""
-    targets = [dataset / model for model in manifest.models]
-    listed, choice = manifest.files.get(f"{manifest.dataset}/{INFERENCE}"), dataset / INFERENCE
-    if listed and not (choice.is_file() and sha256(choice.read_bytes()).hexdigest() == listed.sha256):
-        targets.append(choice)
-    return targets
 
 
 def _require_free(targets: Iterable[Path], overwrite: bool) -> None:
@@ -112,11 +116,10 @@ def _require_room(folder: Path, archive: Archive) -> None:
 
 def _convert_models(dataset: Path, manifest: Manifest) -> None:
     """What was unpacked becomes what predictors read; checked before."""
-    for choice in (dataset / INFERENCE, *dataset.glob(f"*/{INFERENCE}")):
-        if choice.is_file():
-            parse_json(choice.read_bytes(), INFERENCE)
     for (model, folds), configuration in zip(manifest.models.items(), manifest.configurations, strict=True):
         _require_trusted(dataset / model, configuration)
+        with _usable(dataset):
+            load_choice(dataset / model)
         for fold in folds:
             _convert(dataset / model / f"fold_{fold}", manifest.trainer, configuration, fold)
         shutil.copyfile(dataset / MANIFEST, dataset / model / MANIFEST)
@@ -130,6 +133,53 @@ def _require_trusted(model: Path, configuration: str) -> None:
     require_known_format(plans)
     if configuration not in plans["configurations"]:
         raise LDSegError(f"plans.json has no configuration {short(configuration)}.", NOT_OURS)
+
+
+def _merge_choice(unpacked: Path, installed: Path, manifest: Manifest, overwrite: bool) -> bool:
+    """Make of the unpacked choice among configurations the one that is installed with this trainer and plans' in it.
+
+    Of other trainers and plans nothing is taken, nor changed. What was chosen here among models of the same trainer and
+    plans stays, unless `overwrite`: to add a configuration must not change what ldseg_predict does with those there.
+
+    Returns:
+        Whether there is anything to install.
+    """
+    names = (manifest.trainer, manifest.plans)
+    with _usable(unpacked):
+        theirs = load_best(unpacked, *names)
+    if theirs is None:
+        return False
+    if not all(map(is_plain_name, theirs.configurations)):
+        raise LDSegError(f"{INFERENCE} names the configurations {short(theirs.configurations)}.", NOT_OURS)
+    try:
+        ours = load_best(installed, *names)
+        content = json.loads((installed / INFERENCE).read_bytes()) if (installed / INFERENCE).is_file() else {}
+    except LDSegError as error:
+        if not overwrite:
+            print(f"WARNING: {error.cause} It was left as it is.")
+            return False
+        ours, content = None, {}
+    if ours == theirs:
+        return False
+    if ours is not None and not overwrite:
+        print(f"Kept the choice among configurations that is here ({' and '.join(ours.configurations)}); the zip's "
+              f"({' and '.join(theirs.configurations)}) is installed with --overwrite: {installed / INFERENCE}")
+        return False
+    file = unpacked / INFERENCE
+    new = json.loads(file.read_bytes())
+    file.write_text(json.dumps(content | {key: new[key] for key in (FORMAT_OF_CHOICE, "__".join(names))}, indent=2))
+    return True
+
+
+@contextmanager
+def _usable(unpacked: Path) -> Iterator[None]:
+    """A choice that prediction would refuse is refused here."""
+    try:
+        yield
+    except LDSegError as error:
+        cause = short(error.cause.replace(f"{unpacked}{os.sep}", ""))
+        raise LDSegError(f"The zip's choice of sampler cannot be used: {cause}",
+                         f"Install a newer ldseg_auto where it asks for one. Or else: {NOT_OURS}") from error
 
 
 def _convert(folder: Path, trainer: str, configuration: str, fold: Fold) -> None:

@@ -228,6 +228,10 @@ def _shorten(folders):
     (folders["predictions"] / "dataset.json").write_text("{}")
 
 
+def _number(folders):
+    (folders["predictions"] / "dataset.json").write_text("7")
+
+
 def _empty_plans(folders):
     (folders["predictions"] / "plans.json").write_text("{}")
 
@@ -245,6 +249,7 @@ MISTAKES = {
     "unreadable other": (_damage_other, ["--compare", "{other}"], "1 of 6 cases", "other/a.nii.gz cannot be read"),
     "unknown label": (_relabel, [], "2 of 3 cases cannot be scored: a: ", "a.nii.gz holds 2; its labels are [0, 1]"),
     "broken": (_break, [], "not valid JSON"), "incomplete": (_shorten, [], "lacks labels, file_ending"),
+    "number": (_number, [], "lacks labels, file_ending"),
     "plans": (_empty_plans, [], "plans.json lacks image_reader_writer"),
     "class": (None, ["--tolerance", "liver=2"], "no class liver", "organ, lesion"),
     "djfile": (None, ["-djfile", "no.json"], "no file no.json", "-djfile"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldseg_auto.evaluation import latent_signs
-from ldseg_auto.evaluation.latent_signs import LatentSigns, dice_per_patch, signs_per_patch, summary
+from ldseg_auto.evaluation.latent_signs import LatentSigns, dice_per_patch, in_words, signs_per_patch, summary
 
 
 class CodeIsLabel(torch.nn.Module):
@@ -100,6 +100,20 @@ def test_a_summary_without_evidence_is_valid_json():
     result = summary(per_case, 5, 2)
     assert result["gain_of_samples_95"] is None and result["use_of_latent"] is None
     json.loads(json.dumps(result, allow_nan=False))
+
+
+def test_the_signs_in_words():
+    held = {"samples": 5, "use_of_latent": 0.412, "use_of_latent_holds": True,
+            "coding_error_over_prediction_error": 0.6, "label_coding_holds": False,
+            "gain_of_samples": 0.0031, "gain_of_samples_95": [-0.0002, 0.0064], "gain_of_samples_holds": True}
+    text = in_words(held)
+    assert [part.rsplit(": ", 1)[1] for part in text.split("; ")] == ["holds", "DOES NOT HOLD", "holds"]
+    for part in ("use of the latent 41%, at least 25%", "error 60% of the prediction's, at most 50%",
+                 "gain of 5 samples over one step +0.0031 Dice (95% interval -0.0002 to +0.0064), above 0"):
+        assert part in text
+    assert "\n" not in text and "{" not in text
+    text = in_words(held | {"use_of_latent": None, "use_of_latent_holds": False, "gain_of_samples_95": None})
+    assert "not defined, at least 25%: DOES NOT HOLD" in text and "interval" not in text
 
 
 def test_dice_per_patch_counts_what_is_there():

@@ -15,8 +15,10 @@ from ldseg_auto.inference.uncertainty import (
     case_figures,
     class_names,
     maps_of,
+    predictive_entropy,
     spread_of,
     spread_of_ensemble,
+    torch_entropy,
     uncertainty_files,
     voxel_size_of,
 )
@@ -54,6 +56,15 @@ def test_maps_of_draws(regions):
     assert maps["mutual_information_samples"] == pytest.approx(np.mean(within, axis=0), abs=1e-6)
     for name, channel in zip(names[::-1], (2, 1, 0), strict=False):
         assert maps[f"std_{name}"] == pytest.approx(flat.std(0)[channel], abs=1e-6)
+
+
+def test_a_probability_that_exceeds_one_by_rounding():
+    """As the weighted mean of tiles that are all sure of a region does; its entropy is none, not infinite."""
+    p = np.full((2, 1, 1, 1), np.nextafter(np.float32(1), np.float32(2)))
+    assert predictive_entropy(p, regions=True).ravel().tolist() == [0]
+    zero, mean = torch.zeros(1, 1, 1), torch.from_numpy(p)
+    made = maps_of(spread_of(mean, mean ** 2, zero, torch_entropy(mean, regions=True), regions=True).numpy(), "ab")
+    assert all((values == 0).all() for values in made.values())
 
 
 @pytest.mark.parametrize("regions", [False, True])

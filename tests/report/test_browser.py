@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldseg_auto.report import page as page_module
 from ldseg_auto.report.cases import Case
-from ldseg_auto.report.pictures import palette
+from ldseg_auto.report.pictures import heat_url, palette
 from ldseg_auto.report.walk import Walk
 
 pytestmark = pytest.mark.browser
@@ -114,6 +114,33 @@ def test_markup_in_names_stays_text(visit, made_up):
     assert tab.locator("#case h3").inner_text() == f"{EVIL}, fold 0"
     assert tab.title() == EVIL and tab.locator("img").count() == 0
     assert tab.locator("#left-out li").inner_text() == EVIL
+
+
+def test_two_thousand_rows_and_a_fifth_picture(visit, tmp_path):
+    """They are sorted and filtered; mutual information is shown where it is known."""
+    picture = heat_url(np.eye(8))
+    slice_ = {"slice": 1, "of": 9, "wrong": 3, "aspect": 1, "most_mutual_information": 0.4,
+              **dict.fromkeys(("image", "truth", "prediction", "entropy", "mutual_information"), picture)}
+    cases = [Case(f"case_{n}", n % 5, (n / 2000, None), ((n, n),) * 2, 0.001, Path("x"), None, (), None)
+             for n in range(2000)]
+    found, colours = Walk(), palette({"background": 0, "a": 1, "b": 2})
+    found.slices[0] = [slice_]
+    sections = {key: page_module.cases_section(cases) if key == "cases" else [] for key in page_module.SECTIONS}
+    page_module.write_page(tmp_path / "page.html", "many", "", [], sections,
+                           page_module.payload(cases, ["a", "b"], found, [], [], colours, 1.0), found)
+    tab = visit(tmp_path / "page.html")
+    tab.locator(".cases thead button").nth(0).click()
+    names = column(tab, 1)
+    assert len(names) == 2000 and names[:3] == ["case_0", "case_1", "case_2"] and names[-1] == "case_1999"
+    tab.locator("#filter-name").fill("case_199")
+    assert len(column(tab, 1)) == 11
+    tab.locator("#filter-name").fill("")
+    tab.locator("[data-case='0']").click()
+    captions = tab.locator("#case figcaption").all_inner_texts()
+    assert captions[-2:] == ["uncertainty (entropy, 0 to 1 nats)", "disagreement (mutual information, 0 to 0.4 nats)"]
+    boxes = [tab.locator("#case figure").nth(i).bounding_box() for i in range(5)]
+    assert len({box["y"] for box in boxes}) == 1, "side by side"
+    tab.locator("#cases").screenshot(path=tmp_path / "many.png")
 
 
 def test_a_row_shows_its_case(visit, reported, tmp_path):

@@ -12,6 +12,10 @@ def test_text_is_escaped():
         assert "<img" not in piece and "&lt;img" in piece
 
 
+def test_a_plot_names_no_web_page():
+    assert "http" not in (svg := plot(_line, "a line")) and "<metadata" not in svg and "<path" in svg
+
+
 def test_marked_rows():
     assert table(["a"], [["1"], ["2"]], [False, True]).count("class=chosen") == 1
     assert "class=chosen" not in table(["a"], [["1"]])

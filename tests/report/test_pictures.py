@@ -123,6 +123,16 @@ def test_uncertainty_is_a_share_of_the_highest(regions, volumes):
     assert not known.uncertainty((slice(0, 1), slice(None), slice(None))).any()
 
 
+def test_mutual_information_is_shown_up_to_its_highest(volumes):
+    information, colours = np.zeros((5, 4, 8), np.float32), palette({"background": 0, "a": 1})
+    for peak, most in ((0.0, 0.05), (0.1, 0.1), (0.2, 0.2)):
+        information[4, 0, 0], information[1, 0, 0] = peak, peak / 4
+        shown, = slice_pictures(replace(volumes, mutual_information=information), colours, with_errors=False)
+        assert shown["most_mutual_information"] == most
+        assert shown["mutual_information"] == heat_url(information[1] / most)
+    assert slice_pictures(volumes, colours, with_errors=False)[0]["mutual_information"] is None
+
+
 def test_where_the_truth_is_empty_the_prediction_chooses(volumes):
     volumes.truth[:] = 0
     volumes.prediction[1] = 0

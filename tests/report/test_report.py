@@ -7,13 +7,20 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 
 from ldseg_auto.cli import report
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.inference.choice import Choice, Finish, Sampler, save_choice
+from ldseg_auto.inference.choice import Best, Choice, Finish, Sampler, save_best, save_choice
+from ldseg_auto.inference.uncertainty import write_map
 from ldseg_auto.report import page
+from ldseg_auto.report.build import _split_files
+from ldseg_auto.report.pictures import heat_url
 from ldseg_auto.report.run import write_report
+from ldseg_auto.trainers import checkpoint
 
 MODULES = ("ldseg_auto.report.page", "ldseg_auto.report.training", "ldseg_auto.report.reliability",
            "ldseg_auto.planners.report")
@@ -76,6 +83,8 @@ def test_nothing_is_loaded_and_only_our_scripts_run(reported, page_of):
             assert attributes.get(key, "#").startswith(("#", "data:")), (tag, attributes)
         assert tag not in ("link", "iframe", "object", "embed", "base")
     assert not re.findall(r"url\((?!#|data:)", made.source)
+    licences = made.source.index("<pre>"), made.source.index("</pre>")
+    assert "http" not in made.source[:licences[0]].replace("http-equiv", "") + made.source[licences[1]:]
     policy = next(attributes["content"] for _, attributes in made.tags if "http-equiv" in attributes)
     assert "default-src 'none'" in policy and "unsafe-eval" not in policy
     script_src = re.search(r"script-src ([^;]+)", policy).group(1)
@@ -133,6 +142,86 @@ def test_without_raw_data(preprocessed, in_small_world, quick, tmp_path, page_of
     assert "viewer-code" not in made.by_id and not any(case["slices"] for case in data_of(made)["cases"])
 
 
+def test_a_case_whose_image_is_missing(in_small_world, quick, tmp_path, page_of, monkeypatch):
+    """Its truth is there: it counts for the reliability, but has no pictures."""
+    raw = tmp_path / "raw" / "Dataset007_Small"
+    shutil.copytree(in_small_world["nnUNet_raw"] / raw.name, raw)
+    (raw / "imagesTr" / "case_07_0000.nii.gz").unlink()
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    made = write(tmp_path, page_of)
+    assert [bool(case["slices"]) for case in data_of(made)["cases"]] == [True, False]
+    assert "1 of 2 cases, such as case_07, lack an image or one of its channels" in made.text
+    assert "voxels of 2 cases" in made.text and "have no truth" not in made.text
+    shutil.rmtree(raw / "imagesTr")
+    (raw / "imagesTr").mkdir()
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert "2 of 2 cases, such as case_00, lack an image" in (text := write(tmp_path, page_of).text)
+    assert "voxels of 2 cases" in text
+
+
+def test_a_case_that_lacks_a_channel_has_no_image(tmp_path):
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    for name in ("a_0000", "a_0001", "b_0000"):
+        (tmp_path / "imagesTr" / f"{name}.nii.gz").touch()
+    for name in "abc":
+        (tmp_path / "labelsTr" / f"{name}.nii.gz").touch()
+    found = _split_files(tmp_path, ".nii.gz")
+    assert {name: len(each["images"]) for name, each in found.items()} == {"a": 2, "b": 0, "c": 0}
+    assert all(each["label"].is_file() for each in found.values())
+
+
+def write_information(model: Path, folder: Path, peak: float) -> None:
+    """Maps of mutual information of both validation cases, `peak` nats in one voxel of the 8th slice."""
+    (folder / "uncertainty").mkdir(parents=True)
+    for case in ("case_00", "case_07"):
+        image = sitk.ReadImage(str(model / "fold_0" / "validation" / f"{case}.nii.gz"))
+        values = np.zeros(image.GetSize()[::-1], np.float32)
+        values[7, 2, 3] = peak
+        map_ = sitk.GetImageFromArray(values)
+        map_.CopyInformation(image)
+        sitk.WriteImage(map_, str(folder / "uncertainty" / f"{case}_mutual_information.nii.gz"))
+
+
+def test_mutual_information_is_drawn_where_it_was_written(own_model, quick, tmp_path, page_of, monkeypatch):
+    def slices(told: bool) -> list[dict]:
+        made = write(tmp_path, page_of)
+        assert ("Disagreement is the part of it" in made.text) == told
+        return [case["slices"][0] for case in data_of(made)["cases"]]
+
+    assert [each["mutual_information"] for each in slices(told=False)] == [None, None]
+    results, key = own_model.parent, ("LDSegTrainer", "LDSegPlans")
+    write_information(own_model, results / "crossval_chosen_LDSegTrainer__LDSegPlans", 0.4)
+    assert slices(told=False)[0]["mutual_information"] is None, "of which model?"
+    save_best(results, *key, Best(("2d", "3d_fullres"), Finish()), {})
+    assert slices(told=False)[0]["mutual_information"] is None, "of a pair"
+    save_best(results, *key, Best(("3d_fullres",), Finish()), {})
+    monkeypatch.setattr("ldseg_auto.report.pictures.fullest_slice", lambda labels: 7)
+    expected = np.zeros((18, 16))
+    expected[2, 3] = 1
+    for each in slices(told=True):
+        assert each["most_mutual_information"] == 0.4
+        assert each["mutual_information"] == heat_url(expected), "in the axes of the image"
+    write_information(own_model, own_model / "fold_0" / "validation", 0.2)
+    assert slices(told=True)[0]["most_mutual_information"] == 0.2, "its own comes first"
+
+
+def test_an_imported_model(own_model, quick, tmp_path, page_of):
+    """It has scores, but neither the course of its training nor segmentations."""
+    file = own_model / "fold_0" / "checkpoint_final.pth"
+    content = checkpoint.load(str(file), torch.device("cpu"))
+    checkpoint.save({name: value for name, value in content.items() if name != "logging"}, str(file))
+    for segmentation in (own_model / "fold_0" / "validation").glob("*.n*"):
+        segmentation.unlink()
+    made = write(tmp_path, page_of)
+    assert "fold 0 does not hold the course of its training" in made.text and "Training loss" not in made.text
+    assert "The segmentations of 2 of 2 cases, such as case_00, are not there" in made.text
+    for part in ("cannot be read", "--npz writes them", "cases have pictures"):
+        assert part not in made.text, part
+    assert "neither segmentations nor probabilities" in made.text
+    assert [case["case"] for case in data_of(made)["cases"]] == ["case_00", "case_07"]
+
+
 def test_raw_data_of_others(in_small_world, quick, tmp_path, page_of, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     assert "nnUNet_raw holds no images of Dataset007_Small" in write(tmp_path, page_of).text
@@ -178,6 +267,10 @@ def test_the_choice_of_the_sampler_is_told(own_model, quick, tmp_path, page_of):
     save_choice(own_model, Choice(Sampler(5, 2, 0.0, True), Finish(1.5)), {"search": [row]})
     text = write(tmp_path, page_of).text
     assert "5 x 2 (samples x steps), eta 0, mirroring; temperature 1.50" in text and "0.8765" in text
+    for evidence in ({}, {"search": []}, {"search": "all"}, {"search": [row, {"dice": 1}]}):  # from strangers
+        save_choice(own_model, Choice(Sampler(5, 2, 0.0, True), Finish(1.5)), evidence)
+        text = write(tmp_path, page_of).text
+        assert "mirroring; temperature 1.50" in text and "0.8765" not in text
 
 
 def test_more_cases_are_shown(own_model, quick, tmp_path, page_of):
@@ -199,6 +292,13 @@ def test_damaged_files(own_model, quick, tmp_path, page_of):
     made = write(tmp_path, page_of)
     assert "Case case_00 of fold 0 cannot be read" in made.text and data_of(made)["cases"][1]["slices"]
     assert "film of case_07" in made.text, "it is of a case that can be read"
+    summary = own_model / "fold_0" / "validation" / "summary.json"
+    kept = summary.read_text()
+    for content in ("{}", "[]", kept.replace('"Dice"', '"Dise"')):
+        summary.write_text(content)
+        with pytest.raises(LDSegError, match=r"summary.json is damaged or of other classes.*--val --npz"):
+            write(tmp_path, page_of)
+    summary.write_text(kept)
     (own_model / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK")
     with pytest.raises(LDSegError, match="checkpoint_final.pth cannot be read"):
         write(tmp_path, page_of)
@@ -249,13 +349,11 @@ def test_files_listed_in_the_description(in_small_world, quick, tmp_path, page_o
 @pytest.fixture
 def flat_model(in_small_world, tmp_path, monkeypatch) -> Path:
     """An untrained model of colour pictures with overlapping regions, and the validation of one picture."""
-    import torch
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from ldseg_auto.demo.phantom import write_dataset
     from ldseg_auto.inference.predictor import LDSegPredictor
-    from ldseg_auto.trainers import checkpoint
     from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
 
     for variable in ("nnUNet_raw", "nnUNet_results"):
@@ -292,13 +390,24 @@ def flat_model(in_small_world, tmp_path, monkeypatch) -> Path:
     return model
 
 
+def data_size(model: Path) -> tuple[int, int]:
+    """(y, x) of the only picture."""
+    return np.load(model / "fold_0" / "validation" / "case_000.npz")["probabilities"].shape[2:]
+
+
 def test_flat_colour_pictures_and_regions(flat_model, tmp_path, page_of):
+    maps = flat_model / "fold_0" / "validation" / "uncertainty"
+    maps.mkdir()
+    size = data_size(flat_model)
+    values = np.linspace(0, 0.5, size[0] * size[1], dtype=np.float32).reshape(1, *size)
+    write_map(values, maps / "case_000_mutual_information.nii.gz", None, {"spacing": (999, 1, 1)})
     made = page_of(write_report("8", output=str(tmp_path / "page.html"), device="cpu"))
     data = data_of(made)
     assert data["unit"] == "voxels" and data["classes"] == ["whole", "vessel"]
     assert [entry["name"] for entry in data["legend"]] == ["whole (1)", "whole (2)", "whole, vessel"]
     case, = data["cases"]
     assert case["slices"][0]["of"] == 1 and case["slices"][0]["entropy"] and case["embedded"] == []
+    assert case["slices"][0]["mutual_information"] and case["slices"][0]["most_mutual_information"] == 0.5
     assert "nothing to scroll" in made.text and "Each region of each voxel" in made.text
     assert data["highest_entropy"] == pytest.approx(0.69) and "Case case_000, fold 0: the tile" in made.text
     assert "viewer-code" not in made.by_id and "dataset_fingerprint.json" not in made.text

@@ -56,7 +56,7 @@ def test_without_images_only_the_reliability_is_left(world):
 def test_without_truth_nothing_is_read(world):
     cases, others = world
     found = walk([replace(case, truth=None, prediction=None) for case in cases], [0], *others)
-    assert not found.slices and not found.counted
+    assert not found.slices and not found.counted and not found.left_out
 
 
 def test_a_page_has_room_for_so_many_pictures(world, monkeypatch):

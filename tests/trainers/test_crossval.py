@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,13 +95,46 @@ def test_a_job_goes_on_after_its_time_limit():
 def test_options_of_a_cluster(monkeypatch, tmp_path):
     assert parse_options(["timeout_min=60", "mem_gb=1.5", "slurm_partition=a=b"]) == {
         "timeout_min": 60, "mem_gb": 1.5, "slurm_partition": "a=b"}
+    assert parse_options(["slurm_account=007", "slurm_partition=1e3", "slurm_qos=nan", "slurm_use_srun=false",
+                          "setup=module load cuda", "slurm_setup=source a"]) == {
+        "slurm_account": "007", "slurm_partition": "1e3", "slurm_qos": "nan", "slurm_use_srun": False,
+        "setup": ["module load cuda"], "slurm_setup": ["source a"]}
     with pytest.raises(LDSegError, match="NAME=VALUE"):
         parse_options(["timeout_min"])
+    with pytest.raises(LDSegError, match="The job of fold 0 was not accepted"):
+        submit_folds("local", tmp_path, "Dataset007_Small", [0], {}, {"timeout_min": "soon"})
     with pytest.raises(LDSegError, match="no option no_such_option"):
         submit_folds("local", tmp_path, "Dataset007_Small", [0], {}, {"no_such_option": 1})
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LDSegError, match="no sbatch"):
         submit_folds("slurm", tmp_path, "Dataset007_Small", [0], {}, {})
+
+
+def test_without_submitit(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(LDSegError, match=r"pip install 'ldseg_auto\[cluster\]'"):
+        submit_folds("local", tmp_path, "Dataset007_Small", [0], {}, {})
+
+
+def test_slurm_refuses_a_job(monkeypatch, tmp_path):
+    """An unknown option, and a partition that sbatch does not know."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: no_such' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(LDSegError, match="invalid partition specified: no_such"):
+        submit_folds("slurm", tmp_path / "jobs", "Dataset007_Small", [0], {}, {"slurm_partition": "no_such"})
+    with pytest.raises(LDSegError, match="fold 0 was not accepted: .*partitoin"):
+        submit_folds("slurm", tmp_path / "jobs", "Dataset007_Small", [0], {}, {"slurm_partitoin": "gpu"})
+
+
+@pytest.mark.parametrize(("splits", "fold", "message"), [
+    (7, "0", "is not a split"), ([], "0", "is not a split"), (TWO_FOLDS, "2", "has 2 folds. Choose from 0 to 1"),
+    ([TWO_FOLDS[0], TWO_FOLDS[0]], "5", "has 2 folds")])
+def test_a_split_that_the_command_refuses(two_folds, capsys, splits, fold, message):
+    (two_folds["preprocessed"] / "splits_final.json").write_text(json.dumps(splits))
+    assert train.main(["7", fold, "-c", "3d_fullres", "-device", "cpu"]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_finished_folds_are_merged_with_the_last(two_folds):
@@ -130,7 +164,7 @@ def test_finished_folds_are_merged_with_the_last(two_folds):
 @pytest.mark.parametrize(("splits", "cases", "message"), [
     ([TWO_FOLDS[0]] * 2, CASES[:5], "case_00, case_01, case_02, case_03, case_04 would be validated by several folds"),
     (TWO_FOLDS, [*CASES, "case_10"], "case_10 would be validated by no fold"),
-    ([{"train": CASES[5:], "val": CASES[:4]}, TWO_FOLDS[1]], [*CASES[:4], *CASES[5:]], "another split: case_04.nii.gz"),
+    ([{"train": CASES[5:], "val": CASES[:4]}, TWO_FOLDS[1]], [*CASES[:4], *CASES[5:]], "another split: case_04"),
 ])
 def test_no_cross_validation_without_each_case_once(two_folds, splits, cases, message):
     for number in (0, 1):
@@ -138,6 +172,17 @@ def test_no_cross_validation_without_each_case_once(two_folds, splits, cases, me
     with pytest.raises(LDSegError) as error:
         merge_folds(two_folds["model"], splits, cases, ".nii.gz")
     assert message in str(error.value)
+
+
+def test_a_fold_of_another_split_is_not_validated_by_this_one(two_folds, capsys):
+    """It was trained on what is now its validation part."""
+    write_fold(two_folds["model"], 0, TWO_FOLDS[1]["val"])
+    before = sorted(path.name for path in (two_folds["model"] / "fold_0" / "validation").iterdir())
+    for flags in ([], ["--val"]):
+        assert train.main(["7", "0", "-c", "3d_fullres", "-device", "cpu", *flags]) == 1
+        error = capsys.readouterr().err
+        assert "another split: case_05, case_06" in error and "--restart" in error
+    assert sorted(path.name for path in (two_folds["model"] / "fold_0" / "validation").iterdir()) == before
 
 
 def test_other_plans_are_refused(two_folds):

@@ -74,6 +74,7 @@ def test_too_few_patients_for_folds(tmp_path):
     ([], "is not a split"),
     ([{"train": CASES[4:], "val": "case_00"}], "is not a split"),
     ([{"train": CASES[4:]}], "is not a split"),
+    (7, "is not a split"),
 ])
 def test_a_split_that_cannot_be_used(tmp_path, splits, message):
     (tmp_path / "splits_final.json").write_text(json.dumps(splits))
@@ -91,6 +92,8 @@ def test_unused_cases_can_be_allowed(tmp_path):
     ("case;patient\n" + "".join(f"{case};1\n" for case in CASES), "has the columns case;patient"),
     ("", "has the columns (none)"),
     ("case,patient\n" + "".join(f"{case},1\n" for case in CASES[1:]), "case_00 have no patient"),
+    ("".join(f"{case},1\n" for case in CASES), "has the columns case_00, 1"),
+    ("case,patient\ncase_00\n", "case_00, case_01, case_02, case_03, case_04 and 7 more have no patient"),
     ("case,patient\n" + "".join(f"{case},1\n" for case in CASES) + "case_00,2\n", "case_00 have two patients"),
 ])
 def test_groups_that_do_not_fit(tmp_path, text, message):
@@ -100,7 +103,34 @@ def test_groups_that_do_not_fit(tmp_path, text, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_groups_in_another_encoding(tmp_path, encoding):
+    (tmp_path / "groups.csv").write_text("case,patient\ncase_00,M\u00fcller\n", encoding=encoding)
+    with pytest.raises(LDSegError, match="no CSV file in UTF-8"):
+        read_groups(tmp_path / "groups.csv", ["case_00"])
+
+
+def test_a_new_case_needs_its_patient(tmp_path):
+    """Remembered groups know nothing of cases that were added since."""
+    prepare_splits(tmp_path, CASES, write_groups(tmp_path / "groups.csv", {case: case[-1] for case in CASES}))
+    (tmp_path / "splits_final.json").unlink()
+    with pytest.raises(LDSegError, match="names no patient of new_1"):
+        prepare_splits(tmp_path, [*CASES, "new_1"])
+    assert not (tmp_path / "splits_final.json").exists()
+    (tmp_path / "case_groups.json").write_text("[]")
+    with pytest.raises(LDSegError, match="names no patient of every case"):
+        prepare_splits(tmp_path, CASES)
+
+
+def test_a_split_of_more_folds_is_used_whole(tmp_path):
+    seven = [{"train": [case for case in CASES[:7] if case != left], "val": [left]} for left in CASES[:7]]
+    (tmp_path / "splits_final.json").write_text(json.dumps(seven))
+    assert prepare_splits(tmp_path, CASES[:7]) == seven
+
+
 def test_groups_from_a_spreadsheet(tmp_path):
     """A byte order mark, blanks, and cases that are not in the data set."""
     (tmp_path / "groups.csv").write_text("\ufeffcase,patient\r\ncase_00, a \r\nother,b\r\n", encoding="utf-8")
     assert read_groups(tmp_path / "groups.csv", ["case_00"]) == {"case_00": "a"}
+    (tmp_path / "groups.csv").write_text('"age", "patient" ,"case"\r\n40,"Doe, Jo","case_00"\r\n\r\n', encoding="utf-8")
+    assert read_groups(tmp_path / "groups.csv", ["case_00"]) == {"case_00": "Doe, Jo"}
