@@ -2,8 +2,8 @@
 
 Page by page, blocks in their order, in a folder of its own, with real commands (see command_server.py). There
 nnUNet_raw and so on hold data set 4, planned, and fold 0 of 3d_fullres and 2d trained; /data stands for the folder of
-the three; IMAGES and TRUTH hold cases that fold 0 did not train on, SEGMENTATIONS and OTHERS what two models make of them.
-What a fence says behind its language:
+the three; IMAGES and TRUTH hold cases that fold 0 did not train on, SEGMENTATIONS and OTHERS what two models make of
+them. What a fence says behind its language:
 
     no-test REASON    is not run
     file=PATH         is written to that file
@@ -124,7 +124,8 @@ def commands(tmp_path_factory):
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith(("nnUNet_", "LDSEG_", "PYTEST_"))} | {
         "OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false",
-        "nnUNet_npp": "0", "nnUNet_nps": "0", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "", command_server.SOCKET: address,
+        "nnUNet_npp": "0", "nnUNet_nps": "0", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "",
+        command_server.SOCKET: address,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "PATH": os.pathsep.join([str(shims), str(Path(sys.executable).parent), os.environ["PATH"]])}
     process = subprocess.Popen([sys.executable, command_server.__file__, address], env=environment)
