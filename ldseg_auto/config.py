@@ -26,7 +26,7 @@ def require_known_format(plans: Mapping[str, Any]) -> None:
         LDSegError: the plans are newer than this version.
     """
     written = plans.get(FORMAT_KEY, 1)
-    if written > PLANS_FORMAT:
+    if type(written) is not int or written > PLANS_FORMAT:
         raise LDSegError(f"The plans have format {written}, this version reads up to {PLANS_FORMAT}.",
                          "Install a newer ldseg_auto, or plan again under another name (-overwrite_plans_name).")
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
-from tqdm import tqdm
 
+from ldseg_auto.checks.voxels import distinct, label_problem
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.evaluation.workers import Workers
 from ldseg_auto.folders import write_text
 from ldseg_auto.label_shape import contact_areas_mm2, local_thickness_mm
 
@@ -29,8 +28,6 @@ MAX_THICKNESS_VOXELS = 300_000  # of a window around each structure: the distanc
 MAX_THICKNESS_CASES = 20
 THICKNESS_VALUES = 200  # kept of a case and class
 EXAMPLES = 3  # cases named for each class
-_POOL_START_SECONDS = 10
-_LISTED_VALUES = 5  # of the wrong values in a file
 
 
 class CaseLabels(NamedTuple):
@@ -80,7 +77,8 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
         2D a slice counts as 1 mm thick.
 
     Raises:
-        LDSegError: some files cannot be read or hold values that are no label; all of them are named.
+        LDSegError: some files cannot be read or hold values that are no label; all of them are named. Or a worker
+            process was killed.
     """
     if file.is_file() and not clean:
         known = json.loads(file.read_text())
@@ -96,7 +94,8 @@ def extract_label_fingerprint(cases: Mapping[str, Mapping[str, Any]], dataset_js
                    labels=labels)
     measured = set(np.linspace(0, len(cases) - 1, min(MAX_THICKNESS_CASES, len(cases))).round().astype(int))
     items = [(name, cases[name]["label"], index in measured) for index, name in enumerate(sorted(cases))]
-    results = _run(work, items, num_processes)
+    with Workers(num_processes, flag="-npfp") as workers:
+        results = workers.map(work, items, "Label fingerprint", name=itemgetter(0))
     problems = [f"{cases[r.case]['label']}: {r.problem}" for r in results if r.problem]
     if problems:
         raise LDSegError(f"{len(problems)} of {len(cases)} label files cannot be used:\n  " + "\n  ".join(problems) +
@@ -127,12 +126,10 @@ def describe_case(item: tuple[str, str, bool], reader_class: type[BaseReaderWrit
     except Exception as error:  # noqa: BLE001, whatever the reader raises on a damaged file belongs in the list
         return CaseLabels(case, (), (), (), problem=f"cannot be read ({error})")
     volume = np.asarray(volume)[0]
-    values = np.unique(volume)
-    wrong = [v for v in values if float(v) not in allowed]
+    values = distinct(volume)
+    wrong = label_problem(values, allowed)
     if wrong:
-        shown = ", ".join(f"{v:g}" for v in wrong[:_LISTED_VALUES])
-        return CaseLabels(case, (), (), (),
-                          problem=f"holds {shown}{', ...' if len(wrong) > _LISTED_VALUES else ''}")
+        return CaseLabels(case, (), (), (), problem=wrong)
     volume, spacing_mm = volume.astype(np.int32), [float(s) for s in properties["spacing"]]
     if len(volume) == 1:  # nnU-Net's placeholder for the distance of slices that are not there
         spacing_mm[0] = 1.0
@@ -214,22 +211,6 @@ def _contact_of_case(volume: np.ndarray, labels: Sequence[int], boxes: Sequence[
     index = np.full(max(*labels, int(part.max())) + 1, -1, dtype=np.int16)
     index[list(labels)] = range(len(labels))
     return contact_areas_mm2(index[part], len(labels), spacing_mm)
-
-
-def _run(work: Any, items: Sequence[tuple[str, str, bool]], num_processes: int) -> list[CaseLabels]:
-    """In this process where that is quicker than starting workers, which import torch first."""
-    with tqdm(total=len(items), desc="Label fingerprint") as progress:
-        start = perf_counter()
-        results = [work(items[0])]
-        progress.update()
-        remaining = items[1:]
-        alone = num_processes <= 1 or (perf_counter() - start) * len(remaining) < _POOL_START_SECONDS
-        pool = nullcontext() if alone else get_context("spawn").Pool(min(num_processes, len(remaining)))
-        with pool as workers:
-            for result in map(work, remaining) if workers is None else workers.imap(work, remaining):
-                results.append(result)
-                progress.update()
-    return results
 
 
 def _summary(results: Sequence[CaseLabels], groups: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

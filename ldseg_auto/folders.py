@@ -14,6 +14,7 @@ from typing import Any
 
 from ldseg_auto.config import require_known_format
 from ldseg_auto.errors import LDSegError
+from ldseg_auto.sharing.trusted import require_trusted_description, require_trusted_plans
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 DEFAULT_TRAINER = "LDSegTrainer"
@@ -80,7 +81,7 @@ def read_json(path: Path) -> Any:
         raise LDSegError(f"{path} is missing.", "Run the command again that writes it.")
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or nested too deep
         raise LDSegError(f"{path} is not valid JSON: {error}.", "Correct the file or have it written anew.") from error
 
 
@@ -95,20 +96,8 @@ def write_text(file: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def require_raw(dataset: str) -> None:
-    """Raise unless the raw data set has its three parts."""
-    folder = folder_of(RAW) / dataset
-    missing = [name for name in ("dataset.json", "imagesTr", "labelsTr") if not (folder / name).exists()]
-    if missing:
-        raise LDSegError(f"{folder} lacks {', '.join(missing)}.", "Put the data there in nnU-Net's format.")
-    description = read_json(folder / "dataset.json")
-    missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in description]
-    if missing:
-        raise LDSegError(f"{folder / 'dataset.json'} lacks {', '.join(missing)}.", "Add what is missing.")
-
-
 def load_plans(dataset: str, plans_name: str = DEFAULT_PLANS) -> dict[str, Any]:
-    """The plans of a data set, as written by the planner."""
+    """The plans of a data set, as written by the planner; the code that they and its dataset.json name is trusted."""
     folder = folder_of(PREPROCESSED) / dataset
     path = folder / f"{plans_name}.json"
     if not path.is_file():
@@ -116,7 +105,10 @@ def load_plans(dataset: str, plans_name: str = DEFAULT_PLANS) -> dict[str, Any]:
         existing = f" (there are: {', '.join(others)})" if others else ""
         raise LDSegError(f"{dataset} has no plans named {plans_name}{existing}.",
                          f"Plan first: ldseg_plan_and_preprocess -d {dataset_id(dataset)}{_as_planned(plans_name)}")
-    plans = read_json(path)
+    plans, description = read_json(path), folder / "dataset.json"
+    require_trusted_plans(plans)
+    if description.is_file():
+        require_trusted_description(read_json(description))
     require_known_format(plans)
     return plans
 

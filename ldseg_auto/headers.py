@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
+from typing import Any
 
-from ldseg_auto.errors import LDSegError
-
-_SEVERAL_CHANNELS_A_FILE = ("NaturalImage2DIO", "SimpleITKIO")  # nnU-Net's readers that allow it
+_GIPL_HEADER_BYTES = 256
 _READERS_IN_MM = ("SimpleITKIO", "NibabelIO")  # and those of the same names WithReorient
 
 
-def channels_in(path: Path, reader: str) -> int:
-    """Image channels of one file.
+def header_problem(path: Path, reader: str) -> tuple[str, str] | None:
+    """What makes a file unfit for nnU-Net although its reader reads it: cause (the end of a sentence) and cure.
+
+    A file that is no image is left to the reader. nnU-Net's SimpleITKIO reads a volume with a fourth axis or with
+    vectors as channels, but cannot write a segmentation of it in the end.
 
     Args:
-        reader: name of nnU-Net's reader; most of them hold one channel a file.
-
-    Raises:
-        LDSegError: the file is not an image.
+        reader: name of nnU-Net's reader.
     """
-    if reader not in _SEVERAL_CHANNELS_A_FILE:
-        return 1
-    import SimpleITK as sitk
-
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(path))
-    try:
-        header.ReadImageInformation()
-    except RuntimeError as error:
-        raise LDSegError(f"{path} cannot be read as an image.", "Replace or remove the file.") from error
-    size = header.GetSize()
-    return header.GetNumberOfComponents() * (size[3] if len(size) == 4 else 1)
+    if reader.startswith("SimpleITKIO"):
+        header = _sitk_header(path)
+        if header is not None:
+            components, size = header.GetNumberOfComponents(), header.GetSize()
+            if len(size) > 3:
+                return (f"is {len(size)}D ({' x '.join(map(str, size))})", "Save each of its volumes as a file of its "
+                        "own: channels as CASE_0000, CASE_0001, ..., points in time as cases.")
+            if components > 1:
+                return (f"holds {components} values a voxel (a colour or vector image)",
+                        "Save each of them as a file of its own: CASE_0000, CASE_0001, ...")
+            if path.suffix == ".gipl" and path.stat().st_size < _gipl_bytes(header):
+                return "is cut off", "Copy the file again from where it comes from, or remove the case."
+    return None
 
 
 def voxel_ml(path: Path, reader: str) -> float | None:
@@ -42,6 +42,12 @@ def voxel_ml(path: Path, reader: str) -> float | None:
     """
     if not reader.startswith(_READERS_IN_MM):
         return None
+    header = _sitk_header(path)
+    return None if header is None or header.GetDimension() != 3 else prod(header.GetSpacing()) / 1000
+
+
+def _sitk_header(path: Path) -> Any:
+    """SimpleITK's reader after the header, or None where it cannot read it."""
     import SimpleITK as sitk
 
     header = sitk.ImageFileReader()
@@ -50,4 +56,12 @@ def voxel_ml(path: Path, reader: str) -> float | None:
         header.ReadImageInformation()
     except RuntimeError:
         return None
-    return prod(header.GetSpacing()) / 1000 if header.GetDimension() == 3 else None
+    return header
+
+
+def _gipl_bytes(header: Any) -> int:
+    """Of a whole file, uncompressed; what is missing SimpleITK reads as zeros."""
+    import SimpleITK as sitk
+
+    voxel_bytes = sitk.Image([1] * header.GetDimension(), header.GetPixelID()).GetSizeOfPixelComponent()
+    return _GIPL_HEADER_BYTES + prod(header.GetSize()) * voxel_bytes

@@ -1,44 +1,101 @@
-"""Files that are cut off: SimpleITK reads the missing end of a compressed volume as zeros, without a word."""
+"""What readers hide: SimpleITK reads the missing end of some files, and NaN in NIfTI, as zeros, and tifffile leaves out
+slices that it cannot find, all without an error. Each file is read through once more for it, from the disk's cache."""
 
 from __future__ import annotations
 
 import gzip
+import logging
+import re
 import zlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
-from ldseg_auto.devices import cores
-from ldseg_auto.errors import LDSegError, named
+import numpy as np
 
 _CHUNK_BYTES = 1 << 20
-_NAMED_FILES = 10
+_NIFTI_HEADER_BYTES = 352
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}  # datatype in the header
 
 
-def require_whole(files: Iterable[Path], progress_bar: bool = True) -> None:
-    """Read compressed files to their end, where their checksum is; several at a time.
+class Content(NamedTuple):
+    """What a file holds besides what a reader says of it.
 
-    Raises:
-        LDSegError: some are cut off or damaged; all of them are named.
+    whole: it ends with the checksum that it says; True where there is none.
+    finite: a compressed NIfTI file holds neither NaN nor infinite values.
+    steps: the distances of voxels as a NIfTI header has them (readers take 0 for 1 and drop a minus).
     """
-    compressed = [file for file in files if file.suffix == ".gz"]
-    with ThreadPoolExecutor(cores()) as pool:  # zlib works outside of Python's lock
-        whole = list(tqdm(pool.map(is_whole, compressed), "checking files", len(compressed),
-                          disable=None if progress_bar else True, leave=False))
-    broken = [str(file) for file, good in zip(compressed, whole, strict=True) if not good]
-    if broken:
-        raise LDSegError(f"{len(broken)} files are cut off or damaged: {named(broken, _NAMED_FILES)}.",
-                         "Copy them again from where they come from, or remove them.")
+
+    whole: bool = True
+    finite: bool = True
+    steps: tuple[float, ...] = ()
 
 
-def is_whole(file: Path) -> bool:
-    """Whether a gzip file can be read to its end and has the checksum that it says."""
+def scan(file: Path) -> Content:
+    """Read a compressed file to its end, once; of others nothing but a NIfTI header."""
     try:
-        with gzip.open(file) as content:
-            while content.read(_CHUNK_BYTES):
-                pass
+        if file.suffix == ".mha":
+            return Content(_mha_is_whole(file))
+        if file.suffix == ".nii":
+            with file.open("rb") as content:
+                return Content(steps=_nifti_header(content)[1])
+        if file.suffix == ".gz":
+            with gzip.open(file) as content:
+                kind, steps = _nifti_header(content)
+                finite = True
+                while chunk := content.read(_CHUNK_BYTES):
+                    if kind is not None and finite:
+                        finite = bool(np.isfinite(np.frombuffer(chunk, kind, len(chunk) // kind.itemsize)).all())
+                return Content(True, finite, steps)
     except (EOFError, OSError, zlib.error):
-        return False
-    return True
+        return Content(whole=False)
+    return Content()
+
+
+@contextmanager
+def missing_pages() -> Iterator[list[str]]:
+    """Inside the block the list takes what tifffile says of pages of a file that are not there."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tifffile")
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+        found[:] = [message for message in found if "invalid page offset" in message]
+
+
+def _nifti_header(content: Any) -> tuple[np.dtype | None, tuple[float, ...]]:
+    """The type of the values that come next if they are floats, and the distances of voxels; of NIfTI-1 only."""
+    header = content.read(_NIFTI_HEADER_BYTES)
+    order = {b"\x5c\x01\0\0": "<", b"\0\0\x01\x5c": ">"}.get(header[:4])  # sizeof_hdr is 348
+    if order is None or len(header) < _NIFTI_HEADER_BYTES:
+        return None, ()
+    axes, kind = (int(np.frombuffer(header, f"{order}i2", 1, at)[0]) for at in (40, 70))  # dim[0], datatype
+    steps = tuple(float(v) for v in np.frombuffer(header, f"{order}f4", 3, 80)[:axes])  # pixdim[1:4]
+    start = float(np.frombuffer(header, f"{order}f4", 1, 108)[0])  # vox_offset
+    if kind not in _NIFTI_FLOATS or not _NIFTI_HEADER_BYTES <= start < _CHUNK_BYTES:
+        return None, steps
+    content.read(int(start) - _NIFTI_HEADER_BYTES)
+    return np.dtype(order + _NIFTI_FLOATS[kind]), steps
+
+
+def _mha_is_whole(file: Path) -> bool:
+    """MetaImage compresses with zlib what follows its header, and reads no checksum."""
+    with file.open("rb") as content:
+        header = content.read(_CHUNK_BYTES)
+        compressed = re.search(rb"^CompressedData *= *True", header, re.MULTILINE)
+        voxels = re.search(rb"^ElementDataFile *= *LOCAL\r?\n", header, re.MULTILINE)
+        if not compressed or not voxels:
+            return True
+        content.seek(voxels.end())
+        stream = zlib.decompressobj()
+        while not stream.eof and (chunk := content.read(_CHUNK_BYTES)):
+            stream.decompress(chunk)
+        return stream.eof

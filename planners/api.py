@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from nnunetv2.configuration import default_num_processes
@@ -16,34 +15,36 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     preprocess_dataset,
 )
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as verify
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-from ldseg_auto import fingerprint, folders
+from ldseg_auto import fingerprint, folders, run_locks
+from ldseg_auto.checks.left_out import only_good_cases
+from ldseg_auto.checks.problem import FILE_NAME as DATA_CHECK
+from ldseg_auto.checks.problem import print_warnings, write_record
+from ldseg_auto.checks.training import Checked, check_training
 from ldseg_auto.errors import LDSegError, named
-from ldseg_auto.headers import channels_in
-from ldseg_auto.integrity import require_whole
+from ldseg_auto.locks import held, one_at_a_time
 from ldseg_auto.planners.ldseg_planner import PLANNERS, LatentPlanning, LDSegPlanner
 from ldseg_auto.planners.report import FILE_NAME as REPORT
 from ldseg_auto.planners.report import write_report
 
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")  # which of them a data set gets, the planner decides
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's: volumes at full resolution are large
-_NAMED_FILES = 10
 
 
+@one_at_a_time(run_locks.planning)
 def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Sequence[str] | None = None,
                         gpu_memory_target_in_gb: float | None = None,
                         overwrite_target_spacing: Sequence[float] | None = None, plans_name: str | None = None,
                         planner: str = LDSegPlanner.__name__,
                         num_processes: int | Sequence[int] | None = None,
                         num_processes_fingerprint: int | None = None, verify_dataset_integrity: bool = False,
-                        clean: bool = False, no_preprocessing: bool = False,
+                        clean: bool = False, no_preprocessing: bool = False, skip_bad_cases: bool = False,
                         verbose: bool = False) -> dict[str, dict[str, Any]]:
     """From raw data sets to `LDSegPlans.json` and preprocessed cases.
 
-    All data sets are checked before the first is worked on.
+    All data sets are checked before the first is worked on; what was found is recorded in `data_check.json` in the
+    preprocessed folder.
 
     Args:
         dataset_ids: IDs or full names.
@@ -53,93 +54,45 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
         plans_name: None: the planner's, LDSegPlans for LDSegPlanner.
         planner: one of `PLANNERS`.
         num_processes: for preprocessing, one number or one per configuration.
-        num_processes_fingerprint: for both fingerprints.
-        verify_dataset_integrity: compare every image with its label first, as nnU-Net does.
+        num_processes_fingerprint: for the data check and both fingerprints.
+        verify_dataset_integrity: nnU-Net's own check, too.
         clean: fingerprint again even where there is one.
         no_preprocessing: stop after planning.
+        skip_bad_cases: go on without the cases that cannot be used.
         verbose: show what nnU-Net prints.
 
     Returns:
         name of the data set -> its plans.
 
     Raises:
-        LDSegError: a folder, file, case or option is not as it must be.
+        LDSegError: a folder, file, case or option is not as it must be; all bad cases are listed.
     """
     folders.require_environment(folders.RAW, folders.PREPROCESSED)
     _check_options(gpu_memory_target_in_gb, overwrite_target_spacing, plans_name)
     planner_class = _find_planner(planner)
     names = list(dict.fromkeys(folders.find_dataset(i, (folders.RAW,)) for i in dataset_ids))
-    cases = {name: check_raw_dataset(name) for name in names}
     for name in names:
         _refuse_foreign_plans(name, plans_name or planner_class.default_plans_name, planner)
     processes = num_processes_fingerprint or default_num_processes
+    checked = {name: check_training(name, processes, skip_bad_cases) for name in names}
     result = {}
     for name in names:
-        number = folders.dataset_id(name)
-        if verify_dataset_integrity:
-            require_whole(Path(file) for files in cases[name].values() for file in (*files["images"], files["label"]))
-            _verify(name, processes)
-        _fingerprint(name, cases[name], processes, clean, verbose)
-        plans, identifier = plan_experiment_dataset(
-            number, planner_class, gpu_memory_target_in_gb,
-            overwrite_target_spacing=_as_tuple(overwrite_target_spacing), overwrite_plans_name=plans_name)
-        _report(name, plans)
-        chosen = _planned(plans, configurations)
-        if not no_preprocessing:
-            with _quiet(verbose):
-                preprocess_dataset(number, identifier, chosen, _processes(num_processes, chosen), verbose)
-        result[name] = plans
+        _record(name, checked[name])
+        with only_good_cases(name, checked[name]):
+            number = folders.dataset_id(name)
+            if verify_dataset_integrity:
+                _verify(name, processes)
+            _fingerprint(name, checked[name], processes, clean, verbose)
+            plans, identifier = plan_experiment_dataset(
+                number, planner_class, gpu_memory_target_in_gb,
+                overwrite_target_spacing=_as_tuple(overwrite_target_spacing), overwrite_plans_name=plans_name)
+            _report(name, plans)
+            chosen = _planned(plans, configurations)
+            if not no_preprocessing:
+                with held(*run_locks.cases(name, plans, chosen)), _quiet(verbose):
+                    preprocess_dataset(number, identifier, chosen, _processes(num_processes, chosen), verbose)
+            result[name] = plans
     return result
-
-
-def check_raw_dataset(name: str) -> dict[str, dict[str, Any]]:
-    """The training cases, identifier -> {"images": files, "label": file}.
-
-    Raises:
-        LDSegError: dataset.json, images or labels are missing or do not fit each other.
-    """
-    folders.require_raw(name)
-    folder = folders.folder_of(folders.RAW) / name
-    description = folders.read_json(folder / "dataset.json")
-    try:
-        LabelManager(description["labels"], description.get("regions_class_order"))
-    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        raise LDSegError(f"The labels in {folder / 'dataset.json'} are not valid: {error}.",
-                         'Write them as in {"background": 0, "liver": 1, "tumour": 2}.') from error
-    _require_consecutive_labels(description, folder)
-    cases = get_filenames_of_train_images_and_targets(str(folder), description)
-    if not cases:
-        raise LDSegError(f"{folder / 'imagesTr'} holds no image that ends in {description['file_ending']}.",
-                         f"Images are named CASE_0000{description['file_ending']}; is file_ending right?")
-    channels = len(description["channel_names"])
-    reader = _reader(cases, description).__name__
-    problems = [f"{case}: no image" for case in _labels_without_images(folder, description, cases)]
-    problems += [f"{case}: no label file" for case, files in cases.items() if not Path(files["label"]).is_file()]
-    found = {case: sum(channels_in(Path(file), reader) for file in files["images"]) for case, files in cases.items()}
-    problems += [f"{case}: {number} of {channels} channels" for case, number in found.items() if number != channels]
-    if problems:
-        raise LDSegError(f"{len(problems)} training cases of {name} are incomplete: "
-                         f"{named(problems, _NAMED_FILES, '; ')}.",
-                         "Each case needs imagesTr/CASE_0000 to one file per channel, and labelsTr/CASE.")
-    return cases
-
-
-def _labels_without_images(folder: Path, description: dict[str, Any], cases: Mapping[str, Any]) -> list[str]:
-    """Cases that nnU-Net would leave out without a word: it looks for images only."""
-    if "dataset" in description:
-        return []
-    ending = description["file_ending"]
-    labelled = {path.name.removesuffix(ending) for path in (folder / "labelsTr").glob(f"*{ending}")}
-    return sorted(labelled - set(cases))
-
-
-def _require_consecutive_labels(description: dict[str, Any], folder: Path) -> None:
-    """nnU-Net finds gaps only where asked to verify; training would end in an index error."""
-    values = sorted({int(v) for value in description["labels"].values()
-                     for v in (value if isinstance(value, list) else [value])})
-    if values != list(range(len(values))):
-        raise LDSegError(f"The labels in {folder / 'dataset.json'} are {values}.",
-                         "They must be consecutive, from 0 (background) on: relabel the files, 255 to 1 for example.")
 
 
 def _check_options(memory_gb: float | None, spacing: Sequence[float] | None, plans_name: str | None) -> None:
@@ -174,14 +127,23 @@ def _verify(name: str, processes: int) -> None:
         raise LDSegError(f"The integrity check of {name} failed: {error}", "Correct the files named above.") from error
 
 
-def _fingerprint(name: str, cases: dict[str, dict[str, Any]], processes: int, clean: bool, verbose: bool) -> None:
-    """nnU-Net's fingerprint and ours; what is there is kept unless the number of cases has changed."""
+def _record(name: str, checked: Checked) -> None:
+    file = folders.folder_of(folders.PREPROCESSED) / name / DATA_CHECK
+    write_record(file, checked.problems, checked.left_out, {"cases": sorted(checked.cases), **checked.facts})
+    print_warnings(checked.problems, file)
+    if checked.left_out:
+        print(f"{name}: {len(checked.left_out)} cases are left out ({named(checked.left_out)}), {len(checked.cases)} "
+              f"remain; the reasons are in {file}")
+
+
+def _fingerprint(name: str, checked: Checked, processes: int, clean: bool, verbose: bool) -> None:
+    """nnU-Net's fingerprint and ours; what is there is kept unless the cases have changed."""
     folder = folders.folder_of(folders.PREPROCESSED) / name
-    description = folders.read_json(folders.folder_of(folders.RAW) / name / "dataset.json")
-    reader = _reader(cases, description)
-    fingerprint.extract_label_fingerprint(cases, description, reader, folder / fingerprint.FILE_NAME, processes, clean)
-    existing = folder / "dataset_fingerprint.json"
-    stale = existing.is_file() and len(folders.read_json(existing)["spacings"]) != len(cases)
+    existing, ours = folder / "dataset_fingerprint.json", folder / fingerprint.FILE_NAME
+    stale = existing.is_file() and len(folders.read_json(existing)["spacings"]) != len(checked.cases) or (
+        ours.is_file() and folders.read_json(ours).get("cases") not in (None, sorted(checked.cases)))
+    fingerprint.extract_label_fingerprint(checked.cases, checked.description,
+                                          recursive_find_reader_writer_by_name(checked.reader), ours, processes, clean)
     with _quiet(verbose):
         extract_fingerprint_dataset(folders.dataset_id(name), num_processes=processes, clean=clean or stale,
                                     verbose=verbose)
@@ -192,12 +154,6 @@ def _report(name: str, plans: dict[str, Any]) -> None:
     other = "" if plans["plans_name"] == folders.DEFAULT_PLANS else f"{plans['plans_name']}_"
     write_report(plans, folders.read_json(folder / "dataset_fingerprint.json"),
                  folders.read_json(folder / fingerprint.FILE_NAME), folder / f"{other}{REPORT}")
-
-
-def _reader(cases: dict[str, dict[str, Any]], description: dict[str, Any]) -> Any:
-    """nnU-Net's reader for these files."""
-    return determine_reader_writer_from_dataset_json(description, next(iter(cases.values()))["images"][0],
-                                                     verbose=False)
 
 
 def _planned(plans: dict[str, Any], requested: Sequence[str] | None) -> list[str]:

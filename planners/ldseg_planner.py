@@ -20,6 +20,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from ldseg_auto.checks.problem import PLANS_KEY, read_facts
 from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.fingerprint import FILE_NAME as LABEL_FINGERPRINT
@@ -122,6 +123,7 @@ class LatentPlanning(ExperimentPlanner):
     def save_plans(self, plans: dict) -> None:
         """Without a cascade (its second stage has no diffusion counterpart) and with evidence at each exact spacing."""
         plans[FORMAT_KEY] = PLANS_FORMAT
+        plans[PLANS_KEY] = read_facts(folder_of(PREPROCESSED) / self.dataset_name)
         plans["configurations"].pop("3d_cascade_fullres", None)
         for plan in plans["configurations"].values():
             plan.pop("next_stage", None)

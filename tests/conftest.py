@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -62,7 +63,12 @@ def use_threads() -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def _use_threads(patch: pytest.MonkeyPatch) -> None:
+    from ldseg_auto.checks import apart
+
     patch.setattr(multiprocessing, "get_context", _ThreadContext)
+    patch.setattr("ldseg_auto.inference.workers.start_executor", lambda threads: ThreadPoolExecutor(1))
+    run_apart = apart.run_apart
+    patch.setattr(apart, "run_apart", lambda work, items, processes, *rest: run_apart(work, items, 0, *rest))
 
 
 @pytest.fixture(scope="session")

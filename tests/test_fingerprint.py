@@ -1,5 +1,8 @@
 """Label statistics of known shapes, and complaints about files that cannot be used."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -135,11 +138,27 @@ def test_result_is_kept_until_cases_change_or_it_is_cleaned(tmp_path):
     assert extract_label_fingerprint(cases, DATASET, SimpleITKIO, file)["num_cases"] == 3
 
 
-def test_workers_find_the_same(tmp_path, monkeypatch):
+class _Killed(SimpleITKIO):
+    """Dies of the file deadly.nii.gz as a process does for lack of memory."""
+
+    def read_seg(self, seg_fname):
+        if Path(seg_fname).name == "deadly.nii.gz":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read_seg(seg_fname)
+
+
+@pytest.mark.processes
+def test_workers_find_the_same_and_a_dead_one_is_named(tmp_path, monkeypatch):
     cases = _cases(tmp_path)
     alone = extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "one.json")
-    monkeypatch.setattr("ldseg_auto.fingerprint._POOL_START_SECONDS", 0)
+    monkeypatch.setattr("ldseg_auto.evaluation.workers._START_SECONDS", 0)
+    fork = multiprocessing.get_context("fork")  # a process that is spawned imports torch first
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     assert extract_label_fingerprint(cases, DATASET, SimpleITKIO, tmp_path / "two.json", num_processes=2) == alone
+    cases |= {"c": cases["a"], "deadly": _write(tmp_path, "deadly", np.zeros((8, 8, 8), np.uint8))}
+    with pytest.raises(LDSegError, match="at (c, )?deadly.*-npfp"):
+        extract_label_fingerprint(cases, DATASET, _Killed, tmp_path / "three.json", num_processes=2)
+    assert not (tmp_path / "three.json").exists()
 
 
 def test_all_unusable_files_are_named_at_once(tmp_path):

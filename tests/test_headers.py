@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from ldseg_auto.headers import voxel_ml
+from ldseg_auto.headers import header_problem, voxel_ml
 
 
 @pytest.fixture
@@ -22,3 +22,17 @@ def files(tmp_path):
     ("none.nii.gz", "SimpleITKIO", None)])
 def test_volume_of_a_voxel(name, reader, expected, files):
     assert voxel_ml(files / name, reader) == (None if expected is None else pytest.approx(expected))
+
+
+def test_nnunet_reads_four_axes_and_cannot_write_them(tmp_path):
+    """Else we need not refuse them."""
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    file = tmp_path / "four.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((2, 3, 4, 5), np.float32), isVector=False), str(file))
+    voxels, properties = SimpleITKIO().read_images([str(file)])
+    assert voxels.shape == (2, 3, 4, 5)
+    with pytest.raises(AssertionError):
+        SimpleITKIO().write_seg(voxels[0], str(tmp_path / "written.nii.gz"), properties)
+    assert header_problem(file, "SimpleITKIO") is not None
+    assert header_problem(file, "NibabelIO") is None, "it refuses them itself"

@@ -2,10 +2,12 @@
 
 import gzip
 
+import nibabel
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from ldseg_auto.errors import LDSegError
-from ldseg_auto.integrity import is_whole, require_whole
+from ldseg_auto.integrity import Content, scan
 
 
 @pytest.fixture
@@ -23,14 +25,22 @@ def whole(tmp_path):
 def test_damaged_files_are_named(whole, damage):
     broken = whole.with_name("broken.nii.gz")
     broken.write_bytes(damage(whole.read_bytes()))
-    assert not is_whole(broken)
-    with pytest.raises(LDSegError) as error:
-        require_whole([whole, broken])
-    assert str(broken) in str(error.value) and str(whole) not in str(error.value)
+    assert not scan(broken).whole
 
 
-def test_whole_and_other_files_pass(whole):
-    picture = whole.with_name("picture.png")
-    picture.write_bytes(b"not looked at")
-    assert is_whole(whole)
-    require_whole([whole, picture])
+def test_a_whole_file_is_whole(whole):
+    assert scan(whole) == Content()
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f8"])
+def test_nan_that_simpleitk_hides_is_seen(kind, tmp_path):
+    voxels = np.random.default_rng(0).normal(size=(70, 80, 90)).astype(kind)
+    file = tmp_path / "image.nii.gz"
+    for spoilt in (False, True):
+        if spoilt:
+            voxels[-1, -1, -1] = np.nan
+        header = nibabel.Nifti1Header(endianness=kind[0])
+        header.set_data_dtype(kind)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1, 2, 3, 1.0]), header), file)
+        assert scan(file) == Content(finite=not spoilt, steps=(1, 2, 3))
+    assert np.isfinite(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))).all()

@@ -20,6 +20,7 @@ TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer"
 PREDICTOR = "nnunetv2.inference.predict_from_raw_data:nnUNetPredictor"
 PLANNER = "nnunetv2.experiment_planning.experiment_planners.default_experiment_planner:ExperimentPlanner"
 PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
+AUGMENTER = "batchgenerators.dataloading.nondet_multi_threaded_augmenter:NonDetMultiThreadedAugmenter"
 PLANNING = "nnunetv2.experiment_planning.plan_and_preprocess_api"
 
 # what -> the parameters that we pass or take, by their names (self left out); nnU-Net may have more
@@ -51,6 +52,8 @@ PARAMETERS = {
     f"{TRAINER}.get_validation_transforms":
         "deep_supervision_scales is_cascaded foreground_labels regions ignore_label",
     f"{TRAINER}.print_to_log_file": "args",
+    f"{TRAINER}.get_dataloaders": "",
+    f"{AUGMENTER}._finish": "",
     "nnunetv2.run.run_training:get_trainer_from_args":
         "dataset_name_or_id configuration fold trainer_name plans_identifier continue_training device",
     "nnunetv2.run.run_training:maybe_load_checkpoint":
@@ -72,6 +75,8 @@ PARAMETERS = {
     f"{PREDICTOR}.predict_from_files_sequential":
         "list_of_lists_or_source_folder output_folder_or_list_of_truncated_output_files save_probabilities overwrite",
     f"{PREDICTOR}.predict_from_data_iterator": "data_iterator save_probabilities num_processes_segmentation_export",
+    f"{PREDICTOR}._internal_get_data_iterator_from_lists_of_filenames":
+        "input_list_of_lists seg_from_prev_stage_files output_filenames_truncated num_processes",
     f"{PREDICTOR}.predict_logits_from_preprocessed_data": "data",
     f"{PREDICTOR}.predict_sliding_window_return_logits": "input_image",
     "nnunetv2.inference.export_prediction:export_prediction_from_logits":
@@ -111,6 +116,11 @@ PARAMETERS = {
     f"{PLANNING}:preprocess_dataset": "dataset_id plans_identifier configurations num_processes verbose",
     "nnunetv2.experiment_planning.verify_dataset_integrity:verify_dataset_integrity": "folder num_processes",
     "nnunetv2.preprocessing.resampling.default_resampling:compute_new_shape": "old_shape old_spacing new_spacing",
+    "nnunetv2.preprocessing.resampling.default_resampling:determine_do_sep_z_and_axis":
+        "force_separate_z current_spacing new_spacing separate_z_anisotropy_threshold",
+    "nnunetv2.preprocessing.resampling.default_resampling:resample_data_or_seg_to_shape":
+        "data new_shape current_spacing new_spacing is_seg order order_z force_separate_z "
+        "separate_z_anisotropy_threshold",
     "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor.__init__": "verbose",
     "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor.run_case":
         "image_files seg_file plans_manager configuration_manager dataset_json",
@@ -132,17 +142,23 @@ PARAMETERS = {
 # a function or method -> names that its code must look up: those we bind for the call, and hooks that it must reach
 LOOKS_UP = {
     f"{TRAINER}.perform_actual_validation": "nnUNetPredictor manual_initialization export_prediction_from_logits "
-                                            "predict_sliding_window_return_logits",
-    "nnunetv2.inference.export_prediction:convert_predicted_logits_to_segmentation_with_correct_shape":
-        "resampling_fn_probabilities apply_inference_nonlin",
+                                            "predict_sliding_window_return_logits multiprocessing get_context Pool "
+                                            "starmap_async",
     "nnunetv2.evaluation.accumulate_cv_results:accumulate_cv_results": "nnUNet_raw nnUNet_preprocessed",
-    f"{PREDICTOR}.predict_from_data_iterator": "export_prediction_from_logits predict_logits_from_preprocessed_data",
-    f"{PREDICTOR}.predict_from_files_sequential":
-        "export_prediction_from_logits predict_logits_from_preprocessed_data",
+    f"{PREDICTOR}.predict_from_files":
+        "_internal_get_data_iterator_from_lists_of_filenames predict_from_data_iterator",
+    "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor.run_case_npy":
+        "resampling_fn_data resampling_fn_seg crop_to_nonzero",
     f"{PREDICTOR}.initialize_from_trained_model_folder":
         "recursive_find_trainer_class_by_name build_network_architecture",
-    "nnunetv2.inference.export_prediction:export_prediction_from_logits":
-        "convert_predicted_logits_to_segmentation_with_correct_shape",
+    "nnunetv2.evaluation.evaluate_predictions:save_summary_json": "save_json",
+    "nnunetv2.evaluation.evaluate_predictions:compute_metrics_on_folder": "multiprocessing get_context Pool starmap",
+    f"{TRAINER}.get_dataloaders": "NonDetMultiThreadedAugmenter get_training_transforms",
+    f"{TRAINER}.get_training_transforms": "GaussianBlurTransform",
+    f"{TRAINER}.on_train_start": "get_dataloaders save_json",
+    f"{TRAINER}.on_epoch_end": "plot_progress_png save_checkpoint",
+    f"{AUGMENTER}._start": "producer results_loop",
+    f"{AUGMENTER}.__next__": "_start",
     f"{TRAINER}.initialize": "build_network_architecture configure_optimizers _build_loss",
     f"{PLANNER}.get_plans_for_configuration": "static_estimate_VRAM_usage",
     f"{PLANNER}.plan_experiment": "get_plans_for_configuration save_plans",
@@ -152,14 +168,15 @@ LOOKS_UP = {
 # attributes of nnU-Net's classes that we read
 ATTRIBUTES = {
     f"{PLANS}:ConfigurationManager": "patch_size batch_size configuration data_identifier network_arch_init_kwargs "
-                                     "preprocessor_class spacing resampling_fn_probabilities",
+                                     "preprocessor_class spacing resampling_fn_probabilities "
+                                     "resampling_fn_data resampling_fn_seg",
     PLANNER: "UNet_reference_val_2d UNet_reference_val_3d UNet_reference_val_corresp_bs_2d UNet_vram_target_GB "
              "UNet_reference_val_corresp_bs_3d UNet_reference_val_corresp_GB",
     f"{PLANS}:PlansManager": "image_reader_writer_class plans dataset_name transpose_forward transpose_backward "
                              "original_median_spacing_after_transp",
     "nnunetv2.utilities.label_handling.label_handling:LabelManager":
         "all_labels foreground_labels foreground_regions has_regions has_ignore_label ignore_label "
-        "num_segmentation_heads",
+        "num_segmentation_heads apply_inference_nonlin",
 }
 
 # below the data set's folder of nnUNet_preprocessed, and below a model's folder

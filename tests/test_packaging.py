@@ -6,9 +6,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +40,17 @@ def test_every_package_is_listed_and_has_an_init(setup_cfg):
     assert _listed(setup_cfg) == _on_disk()
     for name in _listed(setup_cfg):
         assert importlib.util.find_spec(name).origin is not None, f"{name} has no __init__.py"
+
+
+@pytest.mark.parametrize("advisory, fixed", [("CVE-2025-32434", "2.6.0"), ("CVE-2026-24747", "2.10.0")])
+def test_torch_has_no_known_hole_in_weights_only(advisory, fixed, setup_cfg):
+    """A checkpoint of a stranger could run code in these versions, weights_only=True or not."""
+    requirements = map(Requirement, setup_cfg["options"]["install_requires"].split())
+    torch, = (each for each in requirements if each.name == "torch")
+    oldest = Version(fixed)
+    admitted = [f"{major}.{minor}.{patch}" for major in range(3) for minor in range(40) for patch in range(3)]
+    assert torch.specifier.contains(version("torch"), prereleases=True)
+    assert not [each for each in admitted if Version(each) < oldest and torch.specifier.contains(each)], advisory
 
 
 def test_checkout_needs_no_installation():

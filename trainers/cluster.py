@@ -14,6 +14,7 @@ from typing import Any
 from ldseg_auto.devices import limit_processes
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import Fold
+from ldseg_auto.trainers.interruption import stop_in_order
 from ldseg_auto.trainers.run import prepare_training, train_folds
 
 _DAY_MINUTES = 24 * 60
@@ -69,7 +70,8 @@ def train_on_cluster(cluster: str, dataset: str, folds: Sequence[str | int], clu
                                "dataset": dataset, "folds": folds})
     folder = work.model / "jobs"
     if cluster == "local":
-        run_locally(folder, work.dataset, list(work.states), options, parameters)
+        with stop_in_order("Run the same command again (without --restart): finished folds stay, the others go on."):
+            run_locally(folder, work.dataset, list(work.states), options, parameters)
         return
     for fold, job in zip(work.states, submit_folds(cluster, folder, work.dataset, list(work.states), options,
                                                    parameters), strict=True):

@@ -15,7 +15,7 @@ from ldseg_auto.inference.binding import bound
 from ldseg_auto.trainers.splits import Split
 
 NEW, STARTED, TRAINED, FINISHED = "new", "started", "trained", "finished"
-_STARTED = ("checkpoint_latest.pth", "checkpoint_best.pth")
+_STARTED = ("checkpoint_latest.pth", "checkpoint_best.pth")  # what nnU-Net continues from
 
 
 def fold_state(fold: Path, cases: Sequence[str], ending: str, with_probabilities: bool = False) -> str:

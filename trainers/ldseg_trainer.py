@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.evaluation import evaluate_predictions
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
@@ -20,12 +22,15 @@ from ldseg_auto.inference.binding import bound
 from ldseg_auto.inference.export import export_prediction
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
-from ldseg_auto.trainers import checkpoint
+from ldseg_auto.trainers import checkpoint, pools, randomness
 from ldseg_auto.trainers.budget import WallTimeBudgetMixin
 from ldseg_auto.trainers.code_start import start_from_principal_components
 from ldseg_auto.trainers.ema import WeightAverage
+from ldseg_auto.trainers.guarded_step import GuardedStep
+from ldseg_auto.trainers.loaders import SteadyAugmenter, end_workers, unbenchmarked_blur
 from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
-from ldseg_auto.trainers.signs_report import measure_on_cases, plot_signs, save_summary
+from ldseg_auto.trainers.signs_report import PLOT_FILE, measure_on_cases, plot_signs, save_summary
+from ldseg_auto.trainers.whole_files import draw_whole, save_json_whole
 
 # Of one validation batch an epoch; the final signs are measured on many cases.
 _SIGNS_PATCHES = 2
@@ -36,8 +41,8 @@ _CODE_START_PATCHES = 64
 class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     """Trains `LDSegNet`; the recipe's settings are class attributes, so that a variant is a few lines.
 
-    Set before training: `num_epochs`, `num_iterations_per_epoch`, `max_minutes`, `seed`; before validation also
-    `validation_mirroring`.
+    Set before training: `num_epochs`, `num_iterations_per_epoch`, `max_minutes`, `seed`, `full_disk_patience_seconds`;
+    before validation also `validation_mirroring`.
     """
 
     loss_weights = LossWeights()
@@ -53,6 +58,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     seed: int | None = None
     validation_mirroring = True
+    full_disk_patience_seconds = 600.0  # a checkpoint waits for room, the training with it
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cuda")):  # noqa: B008, nnU-Net inspects this signature
@@ -64,6 +70,10 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         self.enable_deep_supervision = False  # the heads on the condition take its place
         for name in latent_signs.SERIES:
             self.logger.local_logger.my_fantastic_logging[name] = []
+        self._step = GuardedStep(self.print_to_log_file)
+        self._random_state: dict[str, Any] | None = None  # of the checkpoint that the training goes on from
+        self.logger.plot_progress_png = partial(  # type: ignore[method-assign]
+            draw_whole, "progress.png", self.logger.plot_progress_png, log=self.print_to_log_file)
 
     # --- the network, its loss and its optimiser
 
@@ -98,21 +108,35 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     # --- training
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        with bound(nnunet_trainer_module, GaussianBlurTransform=unbenchmarked_blur,
+                   NonDetMultiThreadedAugmenter=partial(SteadyAugmenter, log=self.print_to_log_file)):
+            return super().get_dataloaders()
+
     def on_train_start(self) -> None:
         # vanishing gradients and their squares become denormal numbers, which a CPU handles many times slower
         torch.set_flush_denormal(True)
         if self.seed is not None:
-            random.seed(self.seed)
-            np.random.seed(self.seed)
-            torch.manual_seed(self.seed)
-        super().on_train_start()
+            randomness.seed_all(self.seed)
+        with bound(nnunet_trainer_module, save_json=save_json_whole):
+            super().on_train_start()
+        if self.local_rank == 0:
+            checkpoint.remove_leftovers(self.output_folder)
         self._start_code()
+        if self._random_state is not None:  # only now: the loaders have drawn a batch each
+            randomness.set_state(self._random_state)
 
     def run_training(self) -> None:
         try:
             super().run_training()
         finally:
             torch.set_flush_denormal(False)  # other libraries of this process do not expect it
+            end_workers(self.dataloader_train, self.dataloader_val)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.local_rank == 0:
+            (Path(self.output_folder) / checkpoint.PREVIOUS).unlink(missing_ok=True)
 
     def _start_code(self) -> None:
         """From principal components, unless the network has been trained before (continued, pretrained)."""
@@ -135,7 +159,8 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         self._progress.close()
-        super().on_train_epoch_end(train_outputs)
+        finite = [output for output in train_outputs if np.isfinite(output["loss"])]
+        super().on_train_epoch_end(finite or train_outputs)
 
     def train_step(self, batch: dict) -> dict:
         self.anneal()
@@ -146,10 +171,11 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
             output = self.network(data, target, noise, timestep, recycled)
             loss = self.loss(output, target)
-        self._optimise(loss)
-        self.average.update(self.unwrapped_network)
+        value, changed = self._step(loss, self.network, self.optimizer, self.grad_scaler, batch)
+        if changed:
+            self.average.update(self.unwrapped_network)
         self._progress.update()
-        return {"loss": loss.detach().cpu().numpy()}
+        return {"loss": np.asarray(value, dtype=np.float32)}
 
     def draw_noise(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Noise of its own for each sample; timesteps, a share at T, the others uniform from 1 to T, or of recycled
@@ -166,18 +192,6 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         first, last = (max(1, round(share * config.timesteps)) for share in self.recycled_timesteps)
         around_a_step = torch.randint(first, last + 1, (len(data),), device=data.device)
         return noise, torch.where(recycled, around_a_step, timestep), recycled
-
-    def _optimise(self, loss: torch.Tensor) -> None:
-        if self.grad_scaler is None:
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-            self.optimizer.step()
-            return
-        self.grad_scaler.scale(loss).backward()
-        self.grad_scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
 
     # --- validation after each epoch, by the averaged weights
 
@@ -209,7 +223,8 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            plot_signs(self.logger.local_logger.my_fantastic_logging, self.output_folder)
+            draw_whole(PLOT_FILE, partial(plot_signs, self.logger.local_logger.my_fantastic_logging),
+                       self.output_folder, log=self.print_to_log_file)
 
     # --- checkpoints
 
@@ -220,13 +235,13 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
-        checkpoint.save({
+        content = {
             "network_weights": self.average.state_dict(),
             "raw_network_weights": self.unwrapped_network.state_dict(),
             "ema_updates": self.average.updates,
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "torch_rng_state": torch.get_rng_state(),
+            "random_state": randomness.get_state(),
             **checkpoint.plain({
                 "logging": self.logger.get_checkpoint(),
                 "_best_ema": self._best_ema,
@@ -236,20 +251,23 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
                 "trainer_name": type(self).__name__,
                 "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             }),
-        }, filename)
+        }
+        newest = Path(filename).name == checkpoint.LATEST
+        checkpoint.save_patiently(content, filename, self.print_to_log_file, self.full_disk_patience_seconds,
+                                  checkpoint.PREVIOUS if newest else None)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         if not self.was_initialized:
             self.initialize()
         content = (filename_or_checkpoint if isinstance(filename_or_checkpoint, dict)
-                   else checkpoint.load(filename_or_checkpoint, self.device))
+                   else checkpoint.load_newest(filename_or_checkpoint, self.device, self.print_to_log_file))
         checkpoint.require_resumable(content, self.output_folder)
         self.unwrapped_network.load_state_dict(content["raw_network_weights"])
         self.average.load(content["network_weights"], content["ema_updates"])
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        torch.set_rng_state(content["torch_rng_state"].cpu())
+        self._random_state = content.get("random_state")  # checkpoints of earlier versions have none
         self.current_epoch = content["current_epoch"]
         self.budget.spent_before = content.get("training_seconds", 0.0)
         self._best_ema = content["_best_ema"]
@@ -264,10 +282,13 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             return LDSegPredictor(**kwargs, fold=self.fold, seed=0)
 
         network = self.unwrapped_network
+        if self.local_rank == 0:  # while it is there, the validation counts as finished: it goes first and comes last
+            (Path(self.output_folder) / "validation" / "summary.json").unlink(missing_ok=True)
         with self.average.swapped(network):
-            with bound(nnunet_trainer_module, nnUNetPredictor=predictor,
-                       export_prediction_from_logits=export_prediction):
-                super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0:
                 save_summary(measure_on_cases(self, network), network.config.sampler_steps, self.output_folder,
                              self.print_to_log_file)
+            with bound(nnunet_trainer_module, nnUNetPredictor=predictor,
+                       export_prediction_from_logits=export_prediction, multiprocessing=pools.WATCHED), \
+                    bound(evaluate_predictions, save_json=save_json_whole, multiprocessing=pools.WATCHED):
+                super().perform_actual_validation(save_probabilities)

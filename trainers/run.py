@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from ldseg_auto import run_locks
 from ldseg_auto.devices import select_device
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
@@ -30,6 +30,8 @@ from ldseg_auto.folders import (
     require_folds_to_train,
     require_preprocessed,
 )
+from ldseg_auto.locks import one_at_a_time
+from ldseg_auto.sharing.opening import read_weights, weights_only
 from ldseg_auto.trainers.crossval import (
     FINISHED,
     NEW,
@@ -42,9 +44,13 @@ from ldseg_auto.trainers.crossval import (
     require_same_plans,
     require_same_split,
 )
+from ldseg_auto.trainers.interruption import stop_in_order
 from ldseg_auto.trainers.splits import Split, prepare_splits
+from ldseg_auto.trainers.validation import validate
 
 
+@one_at_a_time(run_locks.training)
+@weights_only()  # nnU-Net's torch.load would run what a checkpoint holds
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
                 trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS, device: str | None = None,
                 pretrained_weights: str | None = None, num_gpus: int = 1, restart: bool = False,
@@ -88,21 +94,32 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
     _make_repeatable(seed)
     _leave_cores(torch_device.type)
     attributes = _attributes(epochs, iterations_per_epoch, max_minutes, seed, disable_checkpointing)
-    for fold, state in work.states.items():
-        if state == FINISHED and not (continue_training or only_validate or validate_best):
-            print(f"Fold {fold} is finished and left as it is; --restart trains it anew.")
-            continue
-        if state == TRAINED and not only_validate:
-            print(f"Fold {fold} is trained; its validation{' with probabilities' * save_probabilities} is still to do.")
-        resume = continue_training or state == STARTED
-        longer = continue_training and epochs is not None
-        trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, resume, torch_device)
-        for name, value in attributes.items():
-            setattr(trainer, name, value)
-        _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), pretrained_weights)
-        _validate(trainer, validate_best, save_probabilities)
-    _merge_if_finished(work, allow_unused_cases)
+    with stop_in_order(_how_to_go_on(restart, disable_checkpointing)):
+        for fold, state in work.states.items():
+            if state == FINISHED and not (continue_training or only_validate or validate_best):
+                print(f"Fold {fold} is finished and left as it is; --restart trains it anew.")
+                continue
+            if state == TRAINED and not only_validate:
+                print(f"Fold {fold} is trained; its validation{' with probabilities' * save_probabilities} is still to "
+                      "do.")
+            resume = continue_training or state == STARTED
+            longer = continue_training and epochs is not None
+            trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, resume,
+                                   torch_device)
+            for name, value in attributes.items():
+                setattr(trainer, name, value)
+            _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), pretrained_weights)
+            validate(trainer, validate_best, save_probabilities)
+        _merge_if_finished(work, allow_unused_cases)
     return [work.model / f"fold_{fold}" for fold in work.states]
+
+
+def _how_to_go_on(restart: bool, disable_checkpointing: bool) -> str:
+    """What to do after an interruption."""
+    if disable_checkpointing:
+        return "Nothing of this training was saved: --disable_checkpointing was given."
+    return (f"Run the same command again{' without --restart' * restart}: it goes on after the last finished epoch; a "
+            "validation is made again.")
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,7 @@ def _validation_cases(fold: Fold, splits: Sequence[Split], cases: Sequence[str])
     return splits[int(fold)]["val"]
 
 
+@one_at_a_time(lambda work, **_: [run_locks.merging(work.model)])
 def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
     folds = [work.model / f"fold_{number}" for number in range(len(work.splits))]
     if len(folds) > 1 and all(fold_state(fold, split["val"], work.ending) == FINISHED
@@ -187,32 +205,6 @@ def _set_aside(fold: Path, with_checkpoints: bool) -> None:
     if validation.exists():
         rmtree(previous, ignore_errors=True)
         validation.rename(previous)
-
-
-def _validate(trainer: Any, best: bool, save_probabilities: bool) -> None:
-    folder = Path(trainer.output_folder)
-    if best:
-        trainer.load_checkpoint(str(folder / "checkpoint_best.pth"))
-    with _into_validation_best(folder) if best else nullcontext():
-        trainer.perform_actual_validation(save_probabilities)
-
-
-@contextmanager
-def _into_validation_best(fold: Path) -> Iterator[None]:
-    """nnU-Net always writes to validation/, which must go on describing the final checkpoint."""
-    ordinary, kept, best = fold / "validation", fold / "validation_final", fold / "validation_best"
-    if ordinary.exists():
-        ordinary.rename(kept)
-    try:
-        yield
-        if best.exists():
-            rmtree(best)
-        ordinary.rename(best)
-    finally:
-        if kept.exists():
-            if ordinary.exists():  # left by a validation that failed
-                rmtree(ordinary)
-            kept.rename(ordinary)
 
 
 def _get_trainer(dataset: str, configuration: str, fold: Fold, trainer_name: str, plans_name: str,
@@ -272,6 +264,8 @@ def _require_consistent(restart: bool, continue_training: bool, only_validate: b
             raise LDSegError(f"{names} exclude each other.", "Give only one of them.")
     if pretrained_weights is not None and not Path(pretrained_weights).is_file():
         raise LDSegError(f"There is no file {pretrained_weights}.", "Give a checkpoint_*.pth to -pretrained_weights.")
+    if pretrained_weights is not None:
+        read_weights(Path(pretrained_weights))
 
 
 def _require_checkpoints(model: Path, folds: Iterable[Fold], only_validate: bool, validate_best: bool) -> None:

@@ -10,10 +10,10 @@ import matplotlib
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from ldseg_auto.evaluation import latent_signs
 from ldseg_auto.networks.ldseg_net import LDSegNet
+from ldseg_auto.trainers.whole_files import save_json_whole
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402, the backend comes first
@@ -76,7 +76,7 @@ def save_summary(per_case: dict[str, torch.Tensor], steps: int, output_folder: s
                  log: Callable[..., None]) -> None:
     """Write `latent_signs.json` and say which sign holds."""
     result = latent_signs.summary(per_case, SAMPLES, steps)
-    save_json(result, str(Path(output_folder) / SUMMARY_FILE), sort_keys=False)
+    save_json_whole(result, str(Path(output_folder) / SUMMARY_FILE), sort_keys=False)
     log(f"Signs of latent diffusion on {result['cases']} cases: {latent_signs.in_words(result)}.")
     if result["use_of_latent"] is not None and result["use_of_latent"] < latent_signs.WARN_USE_OF_LATENT:
         log("WARNING: the denoiser hardly uses z_t: this model is a regressor, its samples carry no uncertainty.")

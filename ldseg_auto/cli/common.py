@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 from ldseg_auto.devices import DEVICES, limit_processes
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import Interrupted, LDSegError
 from ldseg_auto.folders import DEFAULT_PLANS, DEFAULT_TRAINER
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser,
@@ -21,15 +24,27 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
         arguments: instead of `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0, or 1 after a foreseeable mistake (one line on stderr), or 130 after Ctrl-C.
+        The exit code: 0, or 1 after a foreseeable mistake (one line on stderr, and one for each of a list), or after a
+        signal 128 + its number (130 after Ctrl-C).
     """
     parsed = parser.parse_args(arguments)
     limit_processes()
     try:
         command(parsed)
     except LDSegError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", " ".join(f"{error.cause} {error.cure}".split()), file=sys.stderr)
+        for line in error.details:
+            print("  " + " ".join(line.split()), file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        print(f"error: {error.filename or 'A file'} could not be written: {error.strerror}. Make room, then run the "
+              "same command again.", file=sys.stderr)
+        return 1
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return interruption.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

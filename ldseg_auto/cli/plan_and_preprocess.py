@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from ldseg_auto.checks.description import read_description
 from ldseg_auto.cli import common
-from ldseg_auto.folders import PREPROCESSED, RAW, dataset_id, find_dataset, require_environment, require_raw
+from ldseg_auto.folders import PREPROCESSED, RAW, dataset_id, find_dataset, folder_of, require_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,10 @@ def _parser() -> argparse.ArgumentParser:
                         help="target spacing of 3d_fullres, in the order of the array's axes (z y x)")
     parser.add_argument("-overwrite_plans_name", dest="plans_name", metavar="PLANS", default=argparse.SUPPRESS,
                         help="write the plans under another name")
-    parser.add_argument("--verify_dataset_integrity", action="store_true", help="check every case first")
+    parser.add_argument("--verify_dataset_integrity", action="store_true", help="nnU-Net's own check, too")
+    parser.add_argument("--skip_bad_cases", action="store_true",
+                        help="go on without the cases that cannot be used; they are named in data_check.json in the "
+                             "preprocessed folder")
     parser.add_argument("--clean", action="store_true", help="extract the fingerprint anew; needed after data changed")
     parser.add_argument("--no_pp", dest="no_preprocessing", action="store_true", help="stop before preprocessing")
     parser.add_argument("--explain", action="store_true", help="print each decision, its evidence and the alternatives")
@@ -49,7 +53,7 @@ def _plan_and_preprocess(arguments: argparse.Namespace) -> None:
     options = vars(arguments)
     names = [find_dataset(dataset, [RAW]) for dataset in options.pop("datasets")]
     for name in names:
-        require_raw(name)
+        read_description(folder_of(RAW) / name)  # before the imports, which take seconds
     explain = options.pop("explain")
 
     from ldseg_auto.planners import api

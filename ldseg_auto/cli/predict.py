@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
+from ldseg_auto.checks.files import require_input_folder
 from ldseg_auto.cli import common
-from ldseg_auto.folders import DEFAULT_CHECKPOINT
+from ldseg_auto.folders import DEFAULT_CHECKPOINT, RESULTS, require_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +49,9 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plans_defaults", dest="use_choice", action="store_false",
                         help="the plans' defaults in place of what ldseg_find_best_configuration chose")
     parser.add_argument("--continue_prediction", action="store_true", help="keep what is there already")
+    parser.add_argument("--skip_bad_cases", action="store_true",
+                        help="end with exit code 0 although some images cannot be used; they are named in "
+                             "OUT/data_check.json")
     parser.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz and CASE.pkl")
 
 
@@ -77,6 +82,9 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    require_environment(RESULTS)  # before the imports, which take seconds
+    require_input_folder(Path(arguments.input_folder))
+
     from ldseg_auto.inference.run import predict_folder
 
     written = predict_folder(**vars(arguments))

@@ -12,6 +12,7 @@ import numpy as np
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import DEFAULT_PLANS, PREPROCESSED, RAW, find_dataset, read_json
+from ldseg_auto.sharing.trusted import require_trusted_description, require_trusted_reader
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -128,6 +129,9 @@ def _reader(plans: dict[str, Any] | None, description: dict[str, Any], reference
             ending: str) -> type[BaseReaderWriter]:
     from nnunetv2.imageio import reader_writer_registry as registry
 
+    require_trusted_description(description)
+    if plans is not None:
+        require_trusted_reader(plans["image_reader_writer"], "image_reader_writer in plans.json")
     try:
         if plans is not None:
             return registry.recursive_find_reader_writer_by_name(plans["image_reader_writer"])

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ldseg_auto.sharing.opening import read_model, read_properties
+
 if TYPE_CHECKING:
     from ldseg_auto.inference.export import ExportOptions
 
@@ -45,49 +47,64 @@ def average_members(members: Sequence[Path], cases: Sequence[str], out: Path, sa
 
     Args:
         members: folders with each model's CASE.npz, CASE.pkl, plans.json and dataset.json, all below one folder,
-            which is removed when every case is written; a case's parts go as soon as it is. For maps of uncertainty
+            which is removed when no part is left; a case's parts go as soon as it is written. For maps of uncertainty
             also CASE_spread.npz.
         cases: names without ending.
         out: gets CASE.ENDING; with `save_probabilities` CASE.npz and CASE.pkl, with `options.maps` the maps.
+
+    Raises:
+        CasesFailed: some cases could not be averaged; all others are written.
     """
-    from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plans = PlansManager(str(members[0] / "plans.json"))
-    description = load_json(str(members[0] / "dataset.json"))
+    from ldseg_auto.inference.failures import CasesFailed, failure_of
+
+    content, description = read_model(members[0])
+    plans = PlansManager(content)
     for name in ("plans.json", "dataset.json"):
         shutil.copy(members[0] / name, out / name)
+    failures = []
     for case in tqdm(cases, desc="ensembling", disable=None if progress_bar else True):
         parts = [member / case for member in members]
-        _average_case(parts, out / case, plans, description, save_probabilities, options)
+        try:
+            _average_case(parts, out / case, plans, description, save_probabilities, options)
+        except Exception as error:
+            failures.append(failure_of(case, "averaging", error))
+            continue
         for part in parts:
             Path(f"{part}.npz").unlink()
             spread_file(part).unlink(missing_ok=True)
-    shutil.rmtree(members[0].parent)
+    if not any(file for member in members for file in member.glob("*.npz")):
+        shutil.rmtree(members[0].parent)
+    if failures:
+        raise CasesFailed(failures, len(cases))
 
 
 def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: dict[str, Any],
                   save_probabilities: bool, options: ExportOptions) -> None:
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle, save_pickle
+    from batchgenerators.utilities.file_and_folder_operations import save_pickle
     from nnunetv2.ensembling.ensemble import average_probabilities
 
     from ldseg_auto.inference.export import at_temperature, keep_largest_components, write_uncertainty
+    from ldseg_auto.inference.staging import published
     from ldseg_auto.inference.uncertainty import spread_of_ensemble
 
     labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
-    properties = load_pickle(f"{parts[0]}.pkl")
+    properties = read_properties(Path(f"{parts[0]}.pkl"))
     probabilities = at_temperature(average_probabilities([f"{part}.npz" for part in parts]), options.temperature,
                                    labels.has_regions)
     segmentation = keep_largest_components(labels.convert_probabilities_to_segmentation(probabilities),
                                            options.largest_component)
-    if save_probabilities:
-        np.savez_compressed(f"{case}.npz", probabilities=probabilities)
-        save_pickle(properties, f"{case}.pkl")
-    reader_writer.write_seg(segmentation, f"{case}{description['file_ending']}", properties)
-    if options.maps:
-        members = [np.load(spread_file(part)) for part in parts]
-        of_members = [np.load(f"{part}.npz")["probabilities"].astype(np.float32) for part in parts]
-        spread = spread_of_ensemble(of_members, [member["spread"] for member in members], labels.has_regions)
-        volumes = np.concatenate([member["volumes"] for member in members])
-        write_uncertainty(probabilities, segmentation, spread, volumes, labels, case, reader_writer, properties,
-                          description, options)
+    segmentation_file = f"{case.name}{description['file_ending']}"
+    with published(case, segmentation_file) as folder:
+        if save_probabilities:
+            np.savez_compressed(folder / f"{case.name}.npz", probabilities=probabilities)
+            save_pickle(properties, str(folder / f"{case.name}.pkl"))
+        if options.maps:
+            members = [np.load(spread_file(part)) for part in parts]
+            of_members = [np.load(f"{part}.npz")["probabilities"].astype(np.float32) for part in parts]
+            spread = spread_of_ensemble(of_members, [member["spread"] for member in members], labels.has_regions)
+            volumes = np.concatenate([member["volumes"] for member in members])
+            write_uncertainty(probabilities, segmentation, spread, volumes, labels, folder / case.name, reader_writer,
+                              properties, description, options)
+        reader_writer.write_seg(segmentation, str(folder / segmentation_file), properties)

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
-from nnunetv2.inference import export_prediction as nnunet_export
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 
 from ldseg_auto.folders import write_text
 from ldseg_auto.inference import uncertainty
-from ldseg_auto.inference.binding import bound
 from ldseg_auto.inference.ensemble import spread_file
-
-_FLOOR = 1e-6  # of probabilities, before their logarithm
+from ldseg_auto.inference.geometry import Geometry
+from ldseg_auto.inference.staging import part_folder, published
+from ldseg_auto.inference.volumes import MadeFrom, Rows, VolumeInMemory
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,9 @@ class ExportOptions:
     """What is done to a prediction on its way to the files.
 
     Args:
-        maps: the prediction carries its spread (`uncertainty.spread_of`) behind its logits: write maps and CASE.json.
-        spread: write the spread to CASE_spread.npz instead, for an ensemble of several models.
+        maps: write maps of uncertainty and CASE.json.
+        spread: write what they are made of (`uncertainty.spread_of`) to CASE_spread.npz instead, for an ensemble of
+            several models.
         temperature: of the probabilities, log p / temperature; fitted on cross-validation cases.
         largest_component: labels or regions of which only the largest component is kept, one after the other.
         interval_scales: per foreground class or region: half of a 90 % interval of its volume, in standard deviations
@@ -44,46 +44,82 @@ class ExportOptions:
 
 def export_prediction(prediction: torch.Tensor | np.ndarray, properties: dict, configuration_manager: Any,
                       plans_manager: Any, dataset_json: dict, output_file_truncated: str,
-                      save_probabilities: bool = False, *, options: ExportOptions | None = None,
-                      sample_voxels: Sequence[Sequence[float]] | None = None) -> None:
-    """nnU-Net's export, but for two things: probabilities are resampled, not logits, so that the mean of several folds
-    is the mean of their files; and `options`.
+                      save_probabilities: bool = False, *, options: ExportOptions | None = None) -> None:
+    """In the place of nnU-Net's export: of logits (K, z, y, x) on the network's grid; all else as `export_case`."""
+    logits = np.asarray(prediction)
+    nonlinearity = plans_manager.get_label_manager(dataset_json).apply_inference_nonlin
+    probabilities = MadeFrom(VolumeInMemory(logits), lambda rows: nonlinearity(rows).numpy(), len(logits))
+    export_case(probabilities, [], properties, configuration_manager, plans_manager, dataset_json,
+                Path(output_file_truncated), save_probabilities, options or ExportOptions())
+
+
+def export_case(prediction: Rows, sample_voxels: Sequence[Sequence[float]], properties: dict,
+                configuration_manager: Any, plans_manager: Any, dataset_json: dict, case: Path,
+                save_probabilities: bool, options: ExportOptions) -> None:
+    """Write a case's files, slab by slab. As nnU-Net's export, but for two things: probabilities are resampled, not
+    logits, so that the mean of several folds is the mean of their files; and `options`.
 
     Args:
-        prediction: (K, z, y, x) logits on the network's grid; with `options.maps` or `.spread` the spread behind.
-        properties, configuration_manager, plans_manager, dataset_json, output_file_truncated, save_probabilities:
-            nnU-Net's.
+        prediction: on the network's grid, (K, z, y, x) probabilities; with `options.maps` or `.spread` behind them what
+            `LDSegPredictor.predict_to` adds.
         sample_voxels: voxels of each class (columns) in each sample (rows) on the network's grid, for CASE.json.
+        properties, configuration_manager, plans_manager, dataset_json, save_probabilities: nnU-Net's.
+        case: OUT/CASE.
     """
-    options = options or ExportOptions()
-    case = Path(output_file_truncated)
     labels = plans_manager.get_label_manager(dataset_json)
-    heads = labels.num_segmentation_heads
-    geometry = _Geometry(properties, plans_manager, configuration_manager)
+    geometry = Geometry(properties, plans_manager, configuration_manager)
     wanted = options.maps or options.spread
-    made: dict[str, Any] = {}
-    convert = nnunet_export.convert_predicted_logits_to_segmentation_with_correct_shape
-
-    def convert_and_keep(*args: Any, return_probabilities: bool = False, **kwargs: Any) -> Any:
-        result = convert(*args, return_probabilities=return_probabilities or wanted, **kwargs)
-        segmentation, probabilities = result if return_probabilities or wanted else (result, None)
+    ending = dataset_json["file_ending"]
+    with published(case, f"{case.name}{ending}") as folder:
+        staged = folder / case.name
+        kept = part_folder(case) / "probabilities" if save_probabilities or wanted else None
+        segmentation, probabilities = _segment(prediction, geometry, labels, options.temperature, kept)
         segmentation = keep_largest_components(segmentation, options.largest_component)
-        made.update(segmentation=segmentation, probabilities=probabilities)
-        return (segmentation, probabilities) if return_probabilities else segmentation
+        if save_probabilities:
+            assert probabilities is not None
+            np.savez_compressed(f"{staged}.npz", probabilities=probabilities)
+            save_pickle(properties, f"{staged}.pkl")
+        if wanted:
+            spread = _spread(prediction, geometry, labels, part_folder(case) / "spread")
+            volumes = geometry.to_volume(np.asarray(sample_voxels, dtype=float))
+        if options.spread:
+            np.savez_compressed(spread_file(staged), spread=spread, volumes=volumes)
+        elif options.maps:
+            assert probabilities is not None
+            write_uncertainty(probabilities, segmentation, spread, volumes, labels, staged,
+                              plans_manager.image_reader_writer_class(), properties, dataset_json, options)
+        plans_manager.image_reader_writer_class().write_seg(segmentation, f"{staged}{ending}", properties)
 
-    resampling = _ProbabilityResampling(configuration_manager, labels.has_regions, options.temperature)
-    with bound(nnunet_export, convert_predicted_logits_to_segmentation_with_correct_shape=convert_and_keep):
-        nnunet_export.export_prediction_from_logits(prediction[:heads], properties, resampling, plans_manager,
-                                                    dataset_json, str(case), save_probabilities)
-    if not wanted:
-        return
-    spread = geometry.to_image(prediction[heads:])
-    volumes = geometry.to_volume(np.asarray(sample_voxels, dtype=float))
-    if options.spread:
-        np.savez_compressed(spread_file(case), spread=spread, volumes=volumes)
-    else:
-        write_uncertainty(made["probabilities"], made["segmentation"], spread, volumes, labels, case,
-                          plans_manager.image_reader_writer_class(), properties, dataset_json, options)
+
+def _segment(prediction: Rows, geometry: Geometry, labels: Any, temperature: float,
+             file: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """(z, y, x) labels in the image's geometry and, where there is a file to hold them, the probabilities."""
+    heads = labels.num_segmentation_heads
+    segmentation, inside = geometry.canvas(np.uint8 if len(labels.foreground_labels) < 255 else np.uint16)
+    probabilities, probabilities_inside = geometry.canvas(np.float32, heads, file) if file else (None, None)
+    if probabilities is not None and not labels.has_regions:
+        probabilities[0] = 1  # background around the crop, as nnU-Net has it
+    for first, values in geometry.slabs(MadeFrom(prediction, lambda rows: rows[:heads], heads)):
+        values = at_temperature(values.clip(0, 1), temperature, labels.has_regions)
+        where = slice(first, first + values.shape[1])
+        inside[where] = labels.convert_probabilities_to_segmentation(values)
+        if probabilities_inside is not None:
+            probabilities_inside[:, where] = values
+    return segmentation, probabilities
+
+
+def _spread(prediction: Rows, geometry: Geometry, labels: Any, file: Path) -> np.ndarray:
+    """(K + 2, z, y, x) in the image's geometry, see `uncertainty.spread_of`."""
+    heads, regions = labels.num_segmentation_heads, labels.has_regions
+
+    def spread_of_rows(rows: np.ndarray) -> np.ndarray:
+        mean, squares, (of_draws, of_models) = torch.from_numpy(rows).split([heads, heads, 2])
+        return uncertainty.spread_of(mean, squares, of_draws, of_models, regions).numpy()
+
+    spread, inside = geometry.canvas(np.float32, heads + 2, file)
+    for first, values in geometry.slabs(MadeFrom(prediction, spread_of_rows, heads + 2)):
+        inside[:, first:first + values.shape[1]] = values
+    return spread
 
 
 def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, spread: np.ndarray, volumes: np.ndarray,
@@ -129,51 +165,3 @@ def at_temperature(probabilities: np.ndarray, temperature: float, regions: bool)
     powers = probabilities ** (1 / temperature)
     total = powers + (1 - probabilities) ** (1 / temperature) if regions else powers.sum(0, keepdims=True)
     return powers / total
-
-
-class _ProbabilityResampling:
-    """nnU-Net's configuration, which resamples probabilities where it is given logits.
-
-    Linear resampling of probabilities commutes with their mean over folds; of logits it does not.
-    """
-
-    def __init__(self, configuration_manager: Any, regions: bool, temperature: float):
-        self._configuration_manager = configuration_manager
-        self._regions, self._temperature = regions, temperature
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._configuration_manager, name)
-
-    def resampling_fn_probabilities(self, logits: Any, *shape_and_spacing: Any) -> torch.Tensor:
-        logits = torch.as_tensor(logits).float()
-        probabilities = logits.sigmoid() if self._regions else logits.softmax(0)
-        resampled = torch.as_tensor(self._configuration_manager.resampling_fn_probabilities(
-            probabilities, *shape_and_spacing)).clamp(_FLOOR, 1 - _FLOOR if self._regions else 1)
-        return (resampled.logit() if self._regions else resampled.log()) / self._temperature
-
-
-class _Geometry:
-    """The way from the network's grid back to the image, as nnU-Net's export goes it for probabilities."""
-
-    def __init__(self, properties: dict, plans_manager: Any, configuration_manager: Any):
-        self.properties = properties
-        self.transpose_backward = plans_manager.transpose_backward
-        self.configuration = configuration_manager
-        self.spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
-
-    def to_image(self, values: torch.Tensor | np.ndarray) -> np.ndarray:
-        """(C, z, y, x) on the network's grid -> (C, z, y, x) of the image, float32; 0 outside of the crop."""
-        shape = self.properties["shape_after_cropping_and_before_resampling"]
-        target = list(self.configuration.spacing)
-        target = target if len(target) == len(shape) else [self.spacing[0], *target]
-        resampled = np.asarray(self.configuration.resampling_fn_probabilities(values, shape, target, self.spacing))
-        whole = np.zeros((len(resampled), *self.properties["shape_before_cropping"]), np.float32)
-        for channel, part in zip(whole, resampled, strict=True):
-            insert_crop_into_image(channel, part, self.properties["bbox_used_for_cropping"])
-        return whole.transpose([0, *(axis + 1 for axis in self.transpose_backward)])
-
-    def to_volume(self, share: np.ndarray) -> np.ndarray:
-        """Shares of the network's grid -> volumes, in the unit of `uncertainty.voxel_size_of`; both grids cover the
-        same box."""
-        voxels = float(np.prod(self.properties["shape_after_cropping_and_before_resampling"]))
-        return share * voxels * uncertainty.voxel_size_of(self.properties)[0]

@@ -59,7 +59,9 @@ from ldseg_auto.inference.search import (
     select_cases,
     sizes,
 )
+from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.report.choice_page import write_page
+from ldseg_auto.run_locks import choosing
 from ldseg_auto.trainers.crossval import require_each_case_once
 from ldseg_auto.trainers.splits import read_splits
 
@@ -83,6 +85,7 @@ class _Finalist:
     dice: np.ndarray
 
 
+@one_at_a_time(choosing)
 def find_best_configuration(dataset: str, configurations: Sequence[str] | None = None, *,
                             trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
                             folds: Sequence[str | int] | None = None, max_cases: int = MAX_CASES,

@@ -28,6 +28,7 @@ from ldseg_auto.folders import PREPROCESSED, folder_of
 from ldseg_auto.inference.choice import Finish, Structure
 from ldseg_auto.inference.export import at_temperature, keep_largest_components
 from ldseg_auto.inference.uncertainty import FOLDER, class_names, voxel_size_of
+from ldseg_auto.sharing.opening import read_model
 
 _VOXELS_PER_CASE = 20_000  # drawn for the temperature and for the quality of confidences
 _HALVES = 20  # random halves, one to fit and one to measure coverage
@@ -67,10 +68,10 @@ class Cases:
     """
 
     def __init__(self, folder: Path, names: Sequence[str], model: Path):
-        from batchgenerators.utilities.file_and_folder_operations import load_json
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        plans, description = PlansManager(str(model / "plans.json")), load_json(str(model / "dataset.json"))
+        content, description = read_model(model)
+        plans = PlansManager(content)
         self.labels = plans.get_label_manager(description)
         self._reader, self._ending = plans.image_reader_writer_class(), description["file_ending"]
         self._truth = folder_of(PREPROCESSED) / plans.dataset_name / "gt_segmentations"

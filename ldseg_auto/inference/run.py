@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
+from ldseg_auto.checks.prediction import check_inputs, find_inputs, record_of, report_inputs, require_all
 from ldseg_auto.devices import select_device
-from ldseg_auto.errors import LDSegError, named
+from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
     DEFAULT_CHECKPOINT,
     DEFAULT_PLANS,
@@ -21,17 +21,20 @@ from ldseg_auto.folders import (
     folder_of,
     model_folder,
     parse_folds,
-    read_json,
     require_environment,
     require_trained_folds,
     trained_folds,
 )
-from ldseg_auto.headers import channels_in
 from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
-from ldseg_auto.integrity import require_whole
+from ldseg_auto.inference.failures import CasesFailed, Failure
+from ldseg_auto.inference.outputs import files_of, require_output_folder, require_written
+from ldseg_auto.locks import one_at_a_time
+from ldseg_auto.run_locks import prediction
+from ldseg_auto.sharing.opening import read_model
 
 
+@one_at_a_time(prediction)
 def predict_folder(input_folder: str, output_folder: str, dataset: str, *, configurations: Sequence[str] | None = None,
                    trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS,
                    folds: Sequence[str | int] | None = None, checkpoint_name: str = DEFAULT_CHECKPOINT,
@@ -39,8 +42,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
                    continue_prediction: bool = False, save_probabilities: bool = False,
                    num_processes_preprocessing: int = 3, num_processes_export: int = 3, num_parts: int = 1,
                    part_id: int = 0, steps: int | None = None, samples: int | None = None, eta: float | None = None,
-                   seed: int = 0, uncertainty: bool = False, use_choice: bool = True, progress_bar: bool = True,
-                   verbose: bool = False) -> list[Path]:
+                   seed: int = 0, uncertainty: bool = False, use_choice: bool = True, skip_bad_cases: bool = False,
+                   progress_bar: bool = True, verbose: bool = False) -> list[Path]:
     """Segment every case of a folder (or one part of them) with the trained folds of a model, or of several.
 
     Args:
@@ -58,15 +61,16 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         seed: of the samples' noise.
         uncertainty: write maps and figures below uncertainty/.
         use_choice: use what ldseg_find_best_configuration chose.
+        skip_bad_cases: cases that cannot be used are recorded in data_check.json in the output folder, and no error.
 
     Returns:
-        The segmentation of every case of this part.
+        The segmentation of every case of this part that can be used.
 
     Raises:
-        LDSegError: anything asked for does not exist, or a segmentation was not written.
+        LDSegError: anything asked for does not exist, or cases cannot be used; all bad ones are listed.
+        CasesFailed: some cases were not predicted; all others are written.
     """
     from ldseg_auto.inference.export import ExportOptions
-
     _require_in_range(num_parts, part_id, tile_step_size, eta)
     _require_seed(seed)
     _require_processes(num_processes_preprocessing, num_processes_export)
@@ -78,18 +82,22 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         print(f"Configurations chosen by ldseg_find_best_configuration: {' and '.join(configurations)}")
     models = _find_models(dataset, trainer_name, plans_name, configurations, folds, checkpoint_name)
     first = next(iter(models))
-    description, plans = read_json(first / "dataset.json"), read_json(first / "plans.json")
+    tables = {model: read_model(model) for model in models}
+    plans, description = tables[first]
     for model in models:
-        _require_steps(steps, read_json(model / "plans.json"), model.name.split("__")[-1])
-    cases = find_cases(Path(input_folder), description, plans["image_reader_writer"])
-    _require_other_folder(Path(input_folder), Path(output_folder))
+        _require_steps(steps, tables[model][0], model.name.split("__")[-1])
+    cases = find_inputs(Path(input_folder), description)
+    require_output_folder(Path(input_folder), Path(output_folder))
 
     mine = list(cases)[part_id::num_parts]
     out = Path(output_folder)
-    files = {case: _files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
+    files = {case: files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
              if not (continue_prediction and all(file.is_file() for file in files[case]))}
-    require_whole((file for images in to_do.values() for file in images), progress_bar)
+    record = record_of(out, num_parts, part_id)
+    good, problems = check_inputs(to_do, description, plans, num_processes_preprocessing, progress_bar)
+    mine, to_do = [case for case in mine if case in good or case not in to_do], good
+    report_inputs(problems, bool(mine), record)
     options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
                "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed}
     asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}
@@ -97,14 +105,23 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     finish = _finish(models, best, use_choice)
     export = ExportOptions(maps=uncertainty, **vars(finish))
     processes = (num_processes_preprocessing, num_processes_export)
+    failures: list[Failure] = []
     if to_do and len(models) == 1:
-        _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
-                       {**options, **samplers[first], "export": export})
+        failures += _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
+                                   {**options, **samplers[first], "export": export})
     elif to_do:
-        members = _predict_members(to_do, out / f"members_{part_id}", models, samplers, continue_prediction, processes,
-                                   {**options, "export": ExportOptions(spread=uncertainty)})
-        average_members(members, list(to_do), out, save_probabilities, export, progress_bar)
-    _require_written([file for case in mine for file in files[case]])
+        members, failures = _predict_members(to_do, out / f"members_{part_id}", models, samplers, continue_prediction,
+                                             processes, {**options, "export": ExportOptions(spread=uncertainty)})
+        whole = [case for case in to_do if case not in {failure.case for failure in failures}]
+        try:
+            average_members(members, whole, out, save_probabilities, export, progress_bar)
+        except CasesFailed as error:
+            failures += error.failures
+    if failures:
+        raise _with_list(failures, len(mine))
+    require_written([file for case in mine for file in files[case]])
+    if not skip_bad_cases:
+        require_all(problems, record)
     return [files[case][0] for case in mine]
 
 
@@ -152,79 +169,47 @@ def _finish(models: dict[Path, list[Fold]], best: Best | None, use_choice: bool)
 
 def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Path, list[Fold]],
                      samplers: dict[Path, dict[str, Any]], keep: bool, processes: tuple[int, int],
-                     options: dict[str, Any]) -> list[Path]:
-    """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`."""
+                     options: dict[str, Any]) -> tuple[list[Path], list[Failure]]:
+    """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`. A
+    case that fails with one model is not tried with the next."""
     same = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "seed")}
     source = next(iter(cases.values()))[0].resolve().parent
     spread = options["export"].spread
     open_parts(folder, keep, {**same, "spread": spread, "images": source,
                               "models": {str(model): (folds, samplers[model]) for model, folds in models.items()}})
+    failures: list[Failure] = []
     for model, folds in models.items():
-        missing = {case: files for case, files in cases.items() if not is_member(folder / model.name / case, spread)}
+        failed = {failure.case for failure in failures}
+        missing = {case: files for case, files in cases.items()
+                   if case not in failed and not is_member(folder / model.name / case, spread)}
         if missing:
-            _predict_cases(missing, folder / model.name, model, folds, True, processes, {**options, **samplers[model]})
-    return [folder / model.name for model in models]
+            failures += _predict_cases(missing, folder / model.name, model, folds, True, processes,
+                                       {**options, **samplers[model]})
+    return [folder / model.name for model in models], failures
 
 
 def _predict_cases(cases: dict[str, list[Path]], out: Path, model: Path, folds: list[Fold], save_probabilities: bool,
-                   processes: tuple[int, int], options: dict[str, Any]) -> None:
-    """Segment these cases with one model."""
+                   processes: tuple[int, int], options: dict[str, Any]) -> list[Failure]:
+    """Segment these cases with one model; returns those that failed."""
     predictor = _load_predictor(model, folds, **options)
     print(f"Predicting with {model.name}, fold {' '.join(map(str, folds))}")
     images = [[str(file) for file in files] for files in cases.values()]
     truncated = [str(out / case) for case in cases]
     out.mkdir(parents=True, exist_ok=True)
     written: dict[str, Any] = {"save_probabilities": save_probabilities, "overwrite": True}
-    if processes == (0, 0):
-        predictor.predict_from_files_sequential(images, truncated, **written)
-    else:
+    try:
         predictor.predict_from_files(images, truncated, **written, num_processes_preprocessing=processes[0],
                                      num_processes_segmentation_export=processes[1])
+    except CasesFailed as error:
+        return error.failures
+    return []
 
 
-def find_cases(folder: Path, description: dict[str, Any], reader: str) -> dict[str, list[Path]]:
-    """The cases of a folder and the files of each, in the order of the channels.
-
-    Args:
-        folder: images in nnU-Net's naming, CASE_0000.ENDING.
-        description: the training data's dataset.json.
-        reader: name of nnU-Net's reader; files of NaturalImage2DIO hold several channels.
-
-    Raises:
-        LDSegError: no images, names without a channel number, or a wrong number of channels (all cases are named).
-    """
-    ending = description["file_ending"]
-    if not folder.is_dir():
-        raise LDSegError(f"The input folder {folder} does not exist.", "Give a folder of images to -i.")
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(ending) and path.is_file())
-    if not files:
-        raise LDSegError(f"The input folder {folder} holds no {ending} files.",
-                         f"Images must have the ending of the training data: CASE_0000{ending}.")
-    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(ending))
-    unnumbered = [path.name for path in files if not pattern.fullmatch(path.name)]
-    if unnumbered:
-        raise LDSegError(f"File names without a channel number: {named(unnumbered)}.",
-                         f"Rename them to CASE_0000{ending}, the next channel to CASE_0001{ending}, ...")
-    cases: dict[str, list[Path]] = {}
-    for path in files:
-        cases.setdefault(path.name[:-len(ending) - len("_0000")], []).append(path)
-    _require_channels(cases, list(description["channel_names"].values()), reader)
-    return cases
-
-
-def _require_channels(cases: dict[str, list[Path]], channels: list[str], reader: str) -> None:
-    wrong = []
-    for case, files in cases.items():
-        numbered = [path.name[:path.name.rindex("_") + 5].endswith(f"_{i:04d}") for i, path in enumerate(files)]
-        number = sum(channels_in(path, reader) for path in files)
-        if number != len(channels):
-            wrong.append(f"{case} has {number}")
-        elif not all(numbered):
-            wrong.append(f"{case} is not numbered from 0000 on")
-    if wrong:
-        expected = f"the model takes {len(channels)} ({', '.join(channels)})"
-        raise LDSegError(f"Wrong channels: {'; '.join(wrong)}; {expected}.",
-                         "Give every case one file a channel, numbered _0000, _0001, ... as in training.")
+def _with_list(failures: list[Failure], total: int) -> CasesFailed:
+    """The error for the cases that failed, after a list of them."""
+    for failure in failures:
+        print(f"failed: {failure.case}: {failure.cause} {failure.cure}", file=sys.stderr)
+    return CasesFailed(failures, total)
 
 
 def _load_predictor(model: Path, folds: Sequence[Fold], checkpoint_name: str, **options: Any) -> Any:
@@ -262,33 +247,3 @@ def _require_steps(steps: int | None, plans: dict[str, Any], configuration: str)
     if steps is not None and timesteps is not None and steps > timesteps:
         raise LDSegError(f"{steps} steps are more than the model's {timesteps} timesteps.",
                          f"Give 1 to {timesteps}; a few are enough.")
-
-
-def _files_of(case: Path, description: dict[str, Any], save_probabilities: bool, uncertainty: bool) -> list[Path]:
-    """What a prediction writes, the segmentation first."""
-    from ldseg_auto.inference.uncertainty import class_names, uncertainty_files
-
-    probabilities = [Path(f"{case}.npz"), Path(f"{case}.pkl")] if save_probabilities else []
-    maps = uncertainty_files(case, class_names(description)) if uncertainty else []
-    return [Path(f"{case}{description['file_ending']}"), *probabilities, *maps]
-
-
-def _require_other_folder(input_folder: Path, output_folder: Path) -> None:
-    if output_folder.exists() and output_folder.resolve() == input_folder.resolve():
-        raise LDSegError(f"Input and output are the same folder, {input_folder}.", "Give another folder to -o.")
-    if output_folder.exists() and not output_folder.is_dir():
-        raise LDSegError(f"The output {output_folder} is a file.", "Give a folder to -o.")
-    try:
-        output_folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output_folder):
-            pass
-    except OSError as error:
-        raise LDSegError(f"Nothing can be written to {output_folder} ({error.strerror}).",
-                         "Give a folder to -o that you may write to.") from error
-
-
-def _require_written(files: list[Path]) -> None:
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
-        raise LDSegError(f"{len(missing)} of {len(files)} files were not written: {named(missing)}.",
-                         "Look for the first error above, then run the command again with --continue_prediction.")

@@ -32,10 +32,15 @@ def predictive_entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
     Returns:
         (z, y, x), float32; at most log K (labels) or log 2 (regions).
     """
-    if regions:
-        probabilities = np.clip(probabilities, 0, 1)  # a mean may exceed 1 by rounding, and entr(< 0) is infinite
-        return (entr(probabilities) + entr(1 - probabilities)).mean(0, dtype=np.float32)
-    return entr(probabilities).sum(0, dtype=np.float32)
+    entropy = np.empty(probabilities.shape[1:], np.float32)
+    for row in range(len(entropy)):  # no copies of a large volume
+        p = probabilities[:, row]
+        if regions:
+            p = np.clip(p, 0, 1)  # a mean may exceed 1 by rounding, and entr(< 0) is infinite
+            entropy[row] = (entr(p) + entr(1 - p)).mean(0, np.float32)
+        else:
+            entropy[row] = entr(p).sum(0, np.float32)
+    return entropy
 
 
 def spread_of(mean: torch.Tensor, mean_square: torch.Tensor, entropy_of_draws: torch.Tensor,

@@ -59,11 +59,13 @@ class LatentStandardisation(nn.Module):
     @torch.no_grad()
     def _track(self, code: torch.Tensor, axes: list[int]) -> None:
         variance, mean = torch.var_mean(code, dim=axes, correction=0)
+        # one batch with a number that is none would stay in the statistics for ever; no wait for the device here
+        finite = (mean + variance).isfinite().all()
         # a plain average while there are few batches, so that the start does not linger
-        self.updates += 1
-        weight = torch.clamp(1 / self.updates, min=self.momentum)
-        self.mean.lerp_(mean, weight)
-        self.variance.lerp_(variance, weight)
+        self.updates += finite
+        weight = torch.clamp(1 / self.updates.clamp(min=1), min=self.momentum)
+        self.mean.copy_(torch.where(finite, torch.lerp(self.mean, mean, weight), self.mean))
+        self.variance.copy_(torch.where(finite, torch.lerp(self.variance, variance, weight), self.variance))
 
 
 class LabelEncoder(nn.Module):

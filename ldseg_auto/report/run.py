@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldseg_auto.config import require_known_format
 from ldseg_auto.devices import select_device
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
@@ -17,12 +16,12 @@ from ldseg_auto.folders import (
     find_dataset,
     find_model,
     parse_folds,
-    read_json,
     require_environment,
     require_trained_folds,
     trained_folds,
 )
 from ldseg_auto.report.model import Model
+from ldseg_auto.sharing.opening import read_model
 
 FILE_NAME = "report.html"
 DEFAULT_CASES = 3
@@ -66,9 +65,8 @@ def _find(dataset: str, trainer_name: str, plans_name: str, configuration: str |
     folder = find_model(dataset, trainer_name, plans_name, configuration, checkpoint_name)
     chosen = parse_folds(map(str, folds)) if folds else trained_folds(folder, checkpoint_name)
     require_trained_folds(folder, chosen, checkpoint_name)
-    plans = read_json(folder / "plans.json")
-    require_known_format(plans)
-    return Model(folder, tuple(chosen), checkpoint_name, plans, read_json(folder / "dataset.json"))
+    plans, description = read_model(folder)
+    return Model(folder, tuple(chosen), checkpoint_name, plans, description)
 
 
 def _require_writable(file: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.sharing.manifest import MANIFEST, NOT_OURS, WEIGHTS, Manifest, short
@@ -104,11 +105,13 @@ def _require_harmless(entries: Iterable[zipfile.ZipInfo]) -> None:
     for entry in entries:
         name = entry.orig_filename
         reason = _harm(entry, name)
-        if name.casefold() in names:  # many file systems take Plans.json for plans.json
+        # many file systems take Plans.json for plans.json, some an accented letter for a letter and its accent
+        same = normalize("NFKC", name).casefold()
+        if same in names:
             reason = "is there twice"
         if reason:
             raise LDSegError(f"The zip's entry {short(name)} {reason}.", NOT_OURS)
-        names.add(name.casefold())
+        names.add(same)
 
 
 def _harm(entry: zipfile.ZipInfo, name: str) -> str | None:

@@ -33,6 +33,8 @@ from ldseg_auto.folders import (
     require_trained_folds,
     trained_folds,
 )
+from ldseg_auto.locks import one_at_a_time
+from ldseg_auto.run_locks import exporting
 from ldseg_auto.sharing.archive import MAX_TABLE_BYTES, open_archive
 from ldseg_auto.sharing.manifest import (
     CHECKPOINT,
@@ -46,12 +48,13 @@ from ldseg_auto.sharing.manifest import (
     Entry,
     Manifest,
 )
-from ldseg_auto.sharing.trusted import require_trusted
+from ldseg_auto.sharing.opening import read_model, read_weights
 
 NO_LICENCE = ("No licence was given with this model: its authors have not said what others may do with it.\n"
               "Ask them before you use it or pass it on.\n")
 
 
+@one_at_a_time(exporting)
 def export_model(dataset: str, output_file: str, *, configurations: Sequence[str] | None = None,
                  folds: Sequence[str | int] | None = None, trainer_name: str = DEFAULT_TRAINER,
                  plans_name: str = DEFAULT_PLANS, checkpoint_name: str = DEFAULT_CHECKPOINT,
@@ -103,8 +106,7 @@ def _find_models(dataset: str, trainer_name: str, plans_name: str, configuration
 
 def _require_importable(model: Path, configuration: str) -> None:
     """Raise where ldseg_import would refuse the model."""
-    plans, description = read_json(model / "plans.json"), read_json(model / "dataset.json")
-    require_trusted(plans, description)
+    plans, _ = read_model(model)
     if configuration not in plans["configurations"]:
         raise LDSegError(f"{model / 'plans.json'} has no configuration {configuration}.",
                          "Name the configurations to export with -c.")
@@ -157,12 +159,8 @@ def _files_of_fold(source: Path, folder: str, manifest: Manifest, fold: Fold) ->
 
 
 def _load(file: Path) -> dict[str, Any]:
-    import torch
-
-    from ldseg_auto.trainers import checkpoint
-
-    content = checkpoint.load(str(file), torch.device("cpu"))
-    missing = [key for key in ("network_weights", "trainer_name", "init_args") if key not in content]
+    content = read_weights(file)
+    missing = [key for key in ("trainer_name", "init_args") if key not in content]
     if missing:
         raise LDSegError(f"{file} lacks {', '.join(missing)}: it is no checkpoint of nnU-Net's kind.",
                          "Name another one with -chk.")

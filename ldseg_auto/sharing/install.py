@@ -7,8 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from io import StringIO
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from ldseg_auto.folders import (
 )
 from ldseg_auto.inference.choice import FORMAT_KEY as FORMAT_OF_CHOICE
 from ldseg_auto.inference.choice import load_best, load_choice
+from ldseg_auto.locks import held
+from ldseg_auto.run_locks import importing, require_not_training
 from ldseg_auto.sharing.archive import Archive, open_archive, parse_json
 from ldseg_auto.sharing.manifest import (
     CHECKPOINT,
@@ -36,7 +37,8 @@ from ldseg_auto.sharing.manifest import (
     is_plain_name,
     short,
 )
-from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
+from ldseg_auto.sharing.opening import require_known_trainer
+from ldseg_auto.sharing.trusted import require_trusted
 
 _REPLACED = "replaced"
 
@@ -64,15 +66,17 @@ def import_model(zip_file: str, overwrite: bool = False) -> list[Path]:
         manifest = archive.manifest
         dataset = results / manifest.dataset
         targets = [dataset / model for model in manifest.models]
-        _require_free(targets, overwrite)
-        _require_known_trainer(manifest.trainer)
-        with _writing(results), _temporary_folder(dataset if dataset.is_dir() else results) as temporary:
-            _require_room(temporary, archive)
-            archive.unpack(temporary)
-            _convert_models(temporary / manifest.dataset, manifest)
-            if _merge_choice(temporary / manifest.dataset, dataset, manifest, overwrite):
-                targets.append(dataset / INFERENCE)
-            _move([(temporary / manifest.dataset / target.name, target) for target in targets], temporary / _REPLACED)
+        require_known_trainer(manifest.trainer)
+        with held(importing(manifest.dataset)):
+            _require_free(targets, overwrite)
+            with _writing(results), _temporary_folder(dataset if dataset.is_dir() else results) as temporary:
+                _require_room(temporary, archive)
+                archive.unpack(temporary)
+                _convert_models(temporary / manifest.dataset, manifest)
+                if _merge_choice(temporary / manifest.dataset, dataset, manifest, overwrite):
+                    targets.append(dataset / INFERENCE)
+                _move([(temporary / manifest.dataset / target.name, target) for target in targets],
+                      temporary / _REPLACED)
     if dataset / INFERENCE in targets:
         print(f"Installed the choice among configurations: {dataset / INFERENCE}")
     _warn_of_ambiguous_id(manifest.dataset)
@@ -80,29 +84,13 @@ def import_model(zip_file: str, overwrite: bool = False) -> list[Path]:
 
 
 def _require_free(targets: Iterable[Path], overwrite: bool) -> None:
+    targets = list(targets)
+    for target in targets:
+        require_not_training(target)
     there = [str(target) for target in targets if os.path.lexists(target)]
     if there and not overwrite:
         raise LDSegError(f"There is already {', '.join(there)}.",
                          "Move it away, or replace it with --overwrite (a model with all of its folds).")
-
-
-def _require_known_trainer(name: str) -> None:
-    """Raise unless nnU-Net, this package or a folder of the user's own nnUNet_extTrainer has such a trainer."""
-    require_trainer_name(name)
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    from ldseg_auto.nnunet_ext import ldseg_auto_nnunet_trainers as ours
-
-    found = getattr(ours, name, None)  # nnU-Net's search takes seconds: it imports every trainer
-    if found is None:
-        # it names each file that it looks into, and takes for a class whatever has the name
-        with suppress(RuntimeError, AssertionError, TypeError), redirect_stdout(StringIO()):
-            found = recursive_find_trainer_class_by_name(name)
-    if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
-        raise LDSegError(f"The model was trained by {name}, which is not installed here.",
-                         "Install the version that has it; if it is its author's own, put its code into a folder of "
-                         "nnUNet_extTrainer, provided that you trust it.")
 
 
 def _require_room(folder: Path, archive: Archive) -> None:

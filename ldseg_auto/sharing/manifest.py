@@ -13,10 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.folders import Fold
+
+if TYPE_CHECKING:
+    from ldseg_auto.folders import Fold
 
 FORMAT_KEY = "ldseg_model_format"
 FORMAT = 1  # of the zip's layout and its manifest
@@ -32,7 +34,7 @@ OPTIONAL_OF_FOLD = ("progress.png", "latent_signs.json", SUMMARY)
 NOT_OURS = "It was not written by ldseg_export, or changed since: do not use it, get the model from its source again."
 # parts of file names on any system: nothing that separates folders, no dot at either end
 _PLAIN_NAME = re.compile(r"\w(?:[\w .+=-]*[\w+=-])?")
-_DATASET = re.compile(r"Dataset\d{3}_" + _PLAIN_NAME.pattern, re.DOTALL)
+_DATASET = re.compile(r"Dataset[0-9]{3}_" + _PLAIN_NAME.pattern, re.DOTALL)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

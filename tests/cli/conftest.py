@@ -1,6 +1,7 @@
 """nnU-Net's folders with one small data set in each state of the work: raw, preprocessed, trained."""
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,16 @@ DESCRIPTION = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background":
 PLANS = {"image_reader_writer": "SimpleITKIO",
          "configurations": {"2d": {"data_identifier": "LDSegPlans_2d"},
                             "3d_fullres": {"data_identifier": "LDSegPlans_3d_fullres",
-                                           "architecture": {"arch_kwargs": {"timesteps": 1000}}},
+                                           "architecture": {
+                                               "network_class_name": "ldseg_auto.networks.ldseg_net.LDSegNet",
+                                               "arch_kwargs": {"timesteps": 1000}, "_kw_requires_import": []}},
                             "3d_lowres": {"inherits_from": "3d_fullres", "data_identifier": "LDSegPlans_3d_lowres"}}}
 
 
 def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(path))
+    voxels = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 1000, (2, 3, 4)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
 
 
 def _write_json(path: Path, content) -> None:

@@ -1,5 +1,6 @@
 """The commands' help, and that every flag reaches the function behind the command."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from ldseg_auto.checks.prediction import check_inputs, find_inputs
 from ldseg_auto.cli import common, evaluate, plan_and_preprocess, predict, report, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.ensemble import open_parts
 from ldseg_auto.inference.export import ExportOptions
-from ldseg_auto.inference.run import find_cases
 from ldseg_auto.inference.uncertainty import uncertainty_files
-from ldseg_auto.trainers.run import _into_validation_best, _leave_cores
+from ldseg_auto.trainers.run import _leave_cores
 from ldseg_auto.trainers.splits import make_splits
+from ldseg_auto.trainers.validation import into_validation_best
 
 COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo", "export", "import_model", "report",
             "find_best_configuration")
@@ -36,12 +38,28 @@ def test_help_imports_nothing_heavy(command):
     assert "usage:" in ended.stdout
 
 
+@pytest.mark.parametrize("command, flags, message", [
+    ("predict", ["-i", "nowhere", "-o", "out", "-d", "4"], "nowhere does not exist"),
+    ("plan_and_preprocess", ["-d", "4"], "lacks channel_names")])
+def test_a_mistake_is_named_before_anything_heavy_is_imported(command, flags, message, world):
+    (world["raw"] / "dataset.json").write_text('{"labels": {"background": 0}, "numTraining": 1, "file_ending": ".a"}')
+    code = ("import sys\n"
+            f"from ldseg_auto.cli.{command} import main\n"
+            f"assert main({flags}) == 1\n"
+            "sys.exit(bool({'torch', 'nnunetv2', 'SimpleITK', 'scipy', 'numpy'} & set(sys.modules)))\n")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           cwd=Path(__file__).resolve().parents[2])
+    assert ended.returncode == 0 and message in ended.stderr, ended.stderr
+
+
 def _raise(error: BaseException):
     raise error
 
 
 @pytest.mark.parametrize("error, code, printed", [
-    (LDSegError("Two\nlines.", "Cure."), 1, "error: Two lines. Cure.\n"), (KeyboardInterrupt(), 130, "interrupted\n")])
+    (LDSegError("Two\nlines.", "Cure."), 1, "error: Two lines. Cure.\n"), (KeyboardInterrupt(), 130, "interrupted\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "a.json"), 1,
+     "error: a.json could not be written: No space left on device. Make room, then run the same command again.\n")])
 def test_how_commands_end(error, code, printed, capsys):
     assert common.run(lambda _: _raise(error), common.parser("A command."), []) == code
     assert capsys.readouterr().err == printed
@@ -58,7 +76,16 @@ def test_loaders_leave_the_cores_to_a_cpu_training(monkeypatch):
     assert os.environ["nnUNet_n_proc_DA"] == "6", "what the user says stays"
 
 
+def test_a_list_has_a_line_for_each(capsys):
+    error = LDSegError("Three.", "Cure:", ["one\ntwo", "three"])
+    assert common.run(lambda _: _raise(error), common.parser("A command."), []) == 1
+    assert capsys.readouterr().err == "error: Three. Cure:\n  one two\n  three\n"
+    assert str(error).splitlines()[0] == "Three. Cure:" and str(error).endswith("\n  three")
+
+
 def test_bugs_are_not_hidden():
+    with pytest.raises(FileNotFoundError):
+        common.run(lambda _: _raise(FileNotFoundError(errno.ENOENT, "", "a")), common.parser("A command."), [])
     with pytest.raises(ZeroDivisionError):
         common.run(lambda _: _raise(ZeroDivisionError()), common.parser("A command."), [])
 
@@ -81,18 +108,19 @@ def test_plan_passes_its_flags(world, monkeypatch, capsys):
     assert plan_and_preprocess.main(["-d", "4"]) == 0
     assert called.arguments == ([4],)
     assert called.options == {"verify_dataset_integrity": False, "clean": False, "no_preprocessing": False,
-                              "verbose": False}
+                              "skip_bad_cases": False, "verbose": False}
     out = capsys.readouterr().out
     assert "because" not in out and "Dataset004_Small, 2d: WARNING: class core is thin" in out
     flags = ("-d Dataset004_Small -c 2d 3d_fullres -np 2 3 -npfp 4 -gpu_memory_target 8 -overwrite_target_spacing 1 2 3"
              " -pl LDSegPlannerResEncL -overwrite_plans_name P"
-             " --verify_dataset_integrity --clean --no_pp --explain --verbose")
+             " --verify_dataset_integrity --clean --no_pp --skip_bad_cases --explain --verbose")
     assert plan_and_preprocess.main(flags.split()) == 0
     assert called.options == {
         "configurations": ["2d", "3d_fullres"], "num_processes": [2, 3], "num_processes_fingerprint": 4,
         "gpu_memory_target_in_gb": 8.0, "overwrite_target_spacing": [1.0, 2.0, 3.0], "plans_name": "P",
         "planner": "LDSegPlannerResEncL",
-        "verify_dataset_integrity": True, "clean": True, "no_preprocessing": True, "verbose": True}
+        "verify_dataset_integrity": True, "clean": True, "no_preprocessing": True, "skip_bad_cases": True,
+        "verbose": True}
     assert "because of P" in capsys.readouterr().out
 
 
@@ -192,11 +220,12 @@ def test_val_best_keeps_the_final_validation(trainers, world):
 def test_failed_validation_keeps_the_final_one(tmp_path):
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "of").write_text("final")
-    with pytest.raises(ValueError, match="broken"), _into_validation_best(tmp_path):
-        (tmp_path / "validation").mkdir()
+    trainer = FakeTrainer(tmp_path)
+    with pytest.raises(ValueError, match="broken"), into_validation_best(trainer):
+        trainer.perform_actual_validation(False)
         raise ValueError("broken")
-    assert (tmp_path / "validation" / "of").read_text() == "final"
-    assert [p.name for p in tmp_path.iterdir()] == ["validation"]
+    assert (tmp_path / "validation" / "of").read_text() == "final" and trainer.output_folder == str(tmp_path)
+    assert not (tmp_path / "validation_best").exists()
 
 
 class FakePredictor:
@@ -303,6 +332,29 @@ def test_continued_prediction_also_writes_what_an_earlier_one_did_not(predictors
     assert len(predictors) == 2, "nothing left to predict, no model to load"
 
 
+def test_one_bad_image_does_not_stop_the_others(predictors, world, capsys):
+    (world["images"] / "a_0001.nii.gz").write_bytes(b"")
+    record = world["out"] / "data_check.json"
+    for flags, code in (([], 1), (["--skip_bad_cases"], 0)):
+        assert _predict(world, *flags) == code
+        assert [Path(output).name for output in predictors[-1].predicted[1]] == ["b"]
+        assert json.loads(record.read_text())["left_out"] == ["a"]
+        errors = capsys.readouterr().err
+        assert "not predicted: " in errors and "a_0001.nii.gz is empty" in errors
+        assert ("error: 1 cases were not predicted" in errors) == (code == 1)
+    shutil.copy(world["images"] / "b_0000.nii.gz", world["images"] / "a_0001.nii.gz")
+    assert _predict(world, "--continue_prediction") == 0
+    assert [Path(output).name for output in predictors[-1].predicted[1]] == ["a"]
+    assert not record.exists()
+
+
+def test_commands_that_share_the_work_record_apart(predictors, world):
+    (world["images"] / "a_0001.nii.gz").write_bytes(b"")
+    assert _predict(world, "-num_parts", "2", "-part_id", "1") == 0, "b is good"
+    assert _predict(world, "-num_parts", "2", "-part_id", "0") == 1
+    assert [path.name for path in world["out"].glob("data_check*")] == ["data_check_0.json"]
+
+
 def test_predict_fails_unless_all_is_written(predictors, world, monkeypatch, capsys):
     monkeypatch.setattr(FakePredictor, "forget", 1)
     assert _predict(world) == 1
@@ -351,4 +403,6 @@ def test_colour_images_hold_their_channels_in_one_file(tmp_path):
 
     folder = write_dataset(tmp_path, 8, "Photo", num_train=1, num_test=2, seed=0, dims="2d_rgb")
     description = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "file_ending": ".png"}
-    assert list(find_cases(folder / "imagesTs", description, "NaturalImage2DIO")) == ["case_001", "case_002"]
+    cases = find_inputs(folder / "imagesTs", description)
+    good, problems = check_inputs(cases, description, {"image_reader_writer": "NaturalImage2DIO"})
+    assert list(good) == ["case_001", "case_002"] and problems == []

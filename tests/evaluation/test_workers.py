@@ -36,5 +36,5 @@ def test_much_work_is_shared(monkeypatch):
         assert [item for item, _ in results] == [3, 1, 2]
         assert results[0][1] == os.getpid() not in {pid for _, pid in results[1:]}
         assert pool.map(_threads, [1, 2], "working") == [None, "1"]
-        with pytest.raises(LDSegError, match="ended by itself.*-np"):
-            pool.map(_end, [0, 1], "working")
+        with pytest.raises(LDSegError, match="ended by itself.*at item 1[^0-9].*-np"):
+            pool.map(_end, [0, 1], "working", name="item {}".format)

@@ -10,8 +10,9 @@ from nnunetv2.inference import predict_from_raw_data
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.inference.export import ExportOptions
+from ldseg_auto.inference.fallback import BatchSizes
 from ldseg_auto.inference.predictor import LDSegPredictor
-from ldseg_auto.inference.tiling import tiles
+from ldseg_auto.inference.tiling import cut_into_tiles
 from ldseg_auto.inference.uncertainty import predictive_entropy, write_map
 
 CPU = torch.device("cpu")
@@ -73,14 +74,6 @@ def test_batching_changes_nothing(in_small_world, image, monkeypatch, mirroring)
     assert torch.allclose(results[0], results[1], atol=1e-5)
 
 
-def test_tile_order_changes_nothing(in_small_world, image, monkeypatch):
-    predictor = load(in_small_world["model"])
-    expected = probabilities(predictor, image)
-    from ldseg_auto.inference import predictor as module
-    monkeypatch.setattr(module, "tiles", lambda *args: reversed(list(tiles(*args))))
-    assert torch.allclose(probabilities(predictor, image), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("changes", [{"samples": 3}, {"steps": 1}, {"eta": 1.0}, {"use_mirroring": True},
                                      {"tile_step_size": 0.25}, {"use_gaussian": False}], ids=str)
 def test_every_option_has_an_effect(in_small_world, image, changes):
@@ -116,10 +109,10 @@ def test_mirrored_views_see_the_mirrored_field(in_small_world):
     net.sample = lambda condition, noise, *args, **kwargs: noise
     net.decode = lambda latent: latent[:, :net.num_classes].repeat_interleave(stride[0], 2).repeat_interleave(
         stride[1], 3).repeat_interleave(stride[2], 4)
-    plan = list(tiles(big.shape[1:], patch, stride, 1.0))
-    assert len(plan) == 8
-    for tile in plan:
-        result = predictor._tile_means(net, big, [tile], 0, [], {})[0]
+    tiling = cut_into_tiles(big.shape[1:], patch, stride, 1.0)
+    assert len(tiling.tiles) == 8
+    for tile in tiling.tiles:
+        (result,), _ = predictor._tile_means(net, big, tiling, [tile], 0, [], BatchSizes(8, CPU, CPU))
         for position in itertools.product(*(range(a, a + n, s) for a, n, s in zip(tile.start, tile.size, stride,
                                                                                  strict=True))):
             inside = tuple(p - a for p, a in zip(position, tile.start, strict=True))

@@ -43,6 +43,19 @@ def test_statistics_stand_still_in_evaluation():
     assert torch.equal(standardise.mean, before)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_batch_without_finite_codes_leaves_the_statistics_alone(wrong):
+    standardise = LatentStandardisation("tracked", 2)
+    standardise(torch.randn(4, 2, 8, 8))
+    before = {name: value.clone() for name, value in standardise.state_dict().items()}
+    code = torch.randn(4, 2, 8, 8)
+    code[0, 0, 0, 0] = wrong
+    standardise(code)
+    assert all(torch.equal(value, before[name]) for name, value in standardise.state_dict().items())
+    standardise(torch.randn(4, 2, 8, 8))
+    assert standardise.updates == 2 and torch.isfinite(standardise.mean).all()
+
+
 @pytest.mark.parametrize("mode", ["tracked", "sample"])
 def test_constant_codes_stay_finite(mode):
     standardise = LatentStandardisation(mode, 1)

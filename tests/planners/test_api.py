@@ -22,9 +22,9 @@ def raw(nnunet_folders):
         (folder / part).mkdir(parents=True)
     labels = np.zeros((16, 16, 16), np.uint8)
     labels[4:11, 5:12, 3:10] = 1
-    for case in "abcd":
+    for number, case in enumerate("abcd"):
         sitk.WriteImage(sitk.GetImageFromArray(labels), str(folder / "labelsTr" / f"{case}.nii.gz"))
-        sitk.WriteImage(sitk.GetImageFromArray(labels.astype(np.float32)),
+        sitk.WriteImage(sitk.GetImageFromArray(labels.astype(np.float32) + number),
                         str(folder / "imagesTr" / f"{case}_0000.nii.gz"))
     _describe(folder)
     preprocessed = nnunet_folders["nnUNet_preprocessed"] / NAME
@@ -128,35 +128,44 @@ def test_plans_of_another_planner_are_not_overwritten(raw, nnunet_folders):
 
 
 @pytest.mark.parametrize("labels, message", [
-    ({"organ": 1}, "Background"),
+    ({"organ": 1}, "background"),
     ({"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order"),
     ({"background": 0, "organ": 1, "ignore": 1}, "ignore"),
 ])
 def test_invalid_labels_are_refused(raw, labels, message):
     _describe(raw, labels=labels)
     with pytest.raises(LDSegError, match=message):
-        api.check_raw_dataset(NAME)
+        api.plan_and_preprocess([902])
 
 
-def test_incomplete_cases_are_all_named(raw):
+def test_bad_cases_end_it_before_anything_is_written(raw, nnunet_folders, preprocessed):
+    """tests/checks has every kind of them."""
     (raw / "labelsTr" / "a.nii.gz").unlink()
-    (raw / "imagesTr" / "b_0000.nii.gz").rename(raw / "imagesTr" / "b_0001.nii.gz")
-    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkFloat32), str(raw / "imagesTr" / "b_0000.nii.gz"))
-    (raw / "labelsTr" / "of_no_image.nii.gz").touch()
-    with pytest.raises(LDSegError) as caught:
-        api.check_raw_dataset(NAME)
-    assert "a: no label file" in str(caught.value) and "b: 2 of 1 channels" in str(caught.value)
-    assert "of_no_image: no image" in str(caught.value), "nnU-Net would leave it out without a word"
+    with pytest.raises(LDSegError, match="1 of 4 training cases") as caught:
+        api.plan_and_preprocess([902])
+    assert "labelsTr/a.nii.gz is missing" in caught.value.details[0] and preprocessed == []
+    assert [file.name for file in (nnunet_folders["nnUNet_preprocessed"] / NAME).iterdir()] == [
+        "dataset_fingerprint.json"]
 
 
-def test_an_image_that_is_cut_off_is_named_where_integrity_is_verified(raw):
-    file = raw / "imagesTr" / "b_0000.nii.gz"
-    file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(LDSegError, match="1 files are cut off or damaged: .*b_0000.nii.gz"):
-        api.plan_and_preprocess([902], verify_dataset_integrity=True)
+def test_what_the_check_found_is_recorded_and_gets_into_the_plans(raw, preprocessed, nnunet_folders, capsys):
+    sitk.WriteImage(sitk.Image(16, 16, 16, sitk.sitkUInt8), str(raw / "labelsTr" / "c.nii.gz"))
+    plans = api.plan_and_preprocess([902])[NAME]
+    assert "c.nii.gz holds background only" in capsys.readouterr().out
+    record = json.loads((nnunet_folders["nnUNet_preprocessed"] / NAME / "data_check.json").read_text())
+    assert record["problems"][0]["severity"] == "warning" and record["left_out"] == []
+    assert plans["training_images"] == {"orientations": {"LPS": 4}, "channels": []}
+    assert record["orientations"] == {"LPS": 4} and record["cases"] == list("abcd")
 
 
-def test_wrong_file_ending_is_refused(raw):
-    _describe(raw, file_ending=".mha")
-    with pytest.raises(LDSegError, match="no image that ends in .mha"):
-        api.check_raw_dataset(NAME)
+def test_the_check_has_as_many_processes_as_the_fingerprints(raw, preprocessed, monkeypatch):
+    calls = []
+
+    def check(name, processes, skip):
+        calls.append((name, processes, skip))
+        raise LDSegError("enough", "")
+    monkeypatch.setattr(api, "check_training", check)
+    for options in ({"num_processes_fingerprint": 5}, {"skip_bad_cases": True}):
+        with pytest.raises(LDSegError, match="enough"):
+            api.plan_and_preprocess([902], **options)
+    assert calls == [(NAME, 5, False), (NAME, 1, True)]

@@ -57,7 +57,15 @@ def test_the_zip_of_an_export_is_installed(model_zip, results):
     (f"{MODEL}/fold_0/checkpoint_final.pth", "no file of a shared model"),  # pickled: opening it runs code
     (f"{MODEL}/postprocessing.pkl", "no file of a shared model"), (f"{MODEL}/", "not an ordinary file"),
     ("manifest.json", "no file of a shared model"), ("Other/manifest.json", "2 manifest.json"),
-    (f"{MODEL}/PLANS.JSON", "there twice")])
+    (f"{MODEL}/PLANS.JSON", "there twice"), (f"{MODEL}/plan\u017f.json", "there twice"),
+    (f"{MODEL}/\uff50lans.json", "there twice"), (f"{MODEL}/plans.json\n", "no file of a shared model"),
+    (f"{MODEL}/a\nb", "no file of a shared model"), ("\\\\server\\share\\evil", "backslash"),
+    (f"{NAME}/..\uff0fevil", "no file of a shared model"), (f"{NAME}/\u202enosj.live", "no file of a shared model"),
+    (f"{NAME}/~/evil", "no file of a shared model"), (f"{NAME}/./manifest.json", "no file of a shared model"),
+    (f"{NAME}//manifest.json", "no file of a shared model"), (f"{NAME}/NUL", "no file of a shared model"),
+    (f"{MODEL}/fold_0/validation/case_0.pkl", "no file of a shared model"),  # unpickled by ensembling
+    (f"{MODEL}/fold_0/validation/case_0.npz", "no file of a shared model"),
+    (f"{MODEL}/fold_0/__init__.py", "no file of a shared model")])
 def test_names_that_no_export_writes(name, part, change_zip, refused):
     refused(change_zip(_add(name)), part, "do not use it" if "manifest" not in name else "ldseg_export")
 

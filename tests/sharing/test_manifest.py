@@ -19,6 +19,8 @@ def test_round_trip():
 @pytest.mark.parametrize("key, value, part", [
     ("ldseg_model_format", 2, "newer"), ("ldseg_model_format", "1", "format"), ("ldseg_model_format", True, "format"),
     ("dataset", "Dataset004_../..", "data set"), ("dataset", "Dataset4_Small", "data set"), ("dataset", 4, "data set"),
+    ("dataset", "Dataset\uff10\uff10\uff14_Small", "data set"),  # digits of another script
+    ("dataset", "Dataset004_Sma\u202ell", "data set"), ("dataset", "Dataset004_Small\n", "data set"),
     ("trainer", "../Trainer", "trainer"), ("plans", "A__B", "plans"), ("plans", "/etc", "plans"),
     ("checkpoint", None, "checkpoint"), ("configurations", {}, "no configuration"),
     ("configurations", ["2d"], "no configuration"), ("configurations", {"..": [0]}, "configuration"),

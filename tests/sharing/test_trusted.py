@@ -5,6 +5,7 @@ import inspect
 import json
 import pkgutil
 import pydoc
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,83 @@ def test_descriptions_are_checked_too(change, part, tools):
         require_trusted(tools["plans"](), DESCRIPTION | change)
     with pytest.raises(LDSegError, match="not a table"):
         require_trusted(tools["plans"](), [])
+
+
+@pytest.mark.parametrize("parents, part", [
+    ({"3d_lowres": "3d_lowres"}, "'3d_lowres'"), ({"3d_lowres": "nowhere"}, "'nowhere'"), ({"3d_lowres": 3}, "3"),
+    ({"3d_lowres": "3d_fullres", "3d_fullres": "3d_lowres"}, "inherits from it in turn")])
+def test_configurations_inherit_from_what_is_there_and_come_to_an_end(parents, part, tools):
+    plans = tools["plans"]()
+    for name, parent in parents.items():
+        plans["configurations"][name]["inherits_from"] = parent
+    with pytest.raises(LDSegError, match=f"inherits from .*{part}|{part}"):
+        require_trusted(plans, DESCRIPTION)
+
+
+@pytest.mark.parametrize("planner", ["os.system", "", 3, None, "a/b", "Planner\n"])
+def test_planners_have_names_of_classes(planner, tools):
+    with pytest.raises(LDSegError, match="experiment_planner_used .* not the name of a class"):
+        require_trusted(tools["plans"]() | {"experiment_planner_used": planner}, DESCRIPTION)
+    require_trusted(tools["plans"]() | {"experiment_planner_used": "My_Planner2"}, DESCRIPTION)
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A package of the user's own, which imports others."""
+    package = tmp_path / "own_package"
+    (package / "deep").mkdir(parents=True)
+    (package / "__init__.py").write_text("import os\n")
+    (package / "deep" / "__init__.py").write_text("")
+    (package / "deep" / "nets.py").write_text(
+        "import os\nfrom os import system\nfrom torch import nn\nclass Net(nn.Module):\n    pass\n"
+        "def build(**_):\n    pass\nclass Other:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "own_package"
+    for name in [name for name in sys.modules if name.startswith("own_package")]:
+        del sys.modules[name]
+
+
+NET = "own_package.deep.nets.Net"
+
+
+@pytest.mark.parametrize("listed", ["own_package", "own_package.deep", "own_package.deep.nets", NET,
+                                    "other:own_package", "other, own_package", "other own_package.deep"])
+def test_networks_and_layers_of_ones_own(listed, own_package, tools, monkeypatch):
+    for key in ((*ARCHITECTURE, "network_class_name"), (*ARGUMENTS, "nonlin")):
+        plans = _with(tools["plans"](), key, NET)
+        monkeypatch.delenv(trusted.OWN_MODULES, raising=False)
+        with pytest.raises(LDSegError, match="export LDSEG_TRUSTED_MODULES=own_package.deep.nets$"):
+            require_trusted(plans, DESCRIPTION)
+        monkeypatch.setenv(trusted.OWN_MODULES, listed)
+        require_trusted(plans, DESCRIPTION)
+
+
+@pytest.mark.parametrize("name", ["own_package.os.system", "own_package.deep.nets.os.system",
+                                  "own_package.deep.nets.system", "own_package.deep.nets.build",
+                                  "own_package.deep.nets.Other", "own_package.deep.nets.Nothing", "own_package_2.Net",
+                                  "own_package.deep", "own_package", "os.system", "own_package.."])
+def test_what_ones_own_module_has_imported_is_not_ones_own(name, own_package, tools, monkeypatch):
+    monkeypatch.setenv(trusted.OWN_MODULES, "own_package")
+    with pytest.raises(LDSegError, match="not among what|cannot be imported"):
+        require_trusted(_with(tools["plans"](), (*ARCHITECTURE, "network_class_name"), name), DESCRIPTION)
+
+
+def test_nothing_is_imported_that_is_not_listed(own_package, tools, monkeypatch):
+    monkeypatch.setenv(trusted.OWN_MODULES, "own_package.other")
+    with pytest.raises(LDSegError):
+        require_trusted(_with(tools["plans"](), (*ARCHITECTURE, "network_class_name"), NET), DESCRIPTION)
+    assert own_package not in sys.modules
+
+
+def test_readers_and_functions_of_ones_own_are_listed_by_their_names(tools, monkeypatch):
+    """nnU-Net finds them in its own packages, where their author has put them."""
+    for key in (("image_reader_writer",), ("configurations", "3d_fullres", "resampling_fn_data")):
+        plans = _with(tools["plans"](), key, "MyOwn")
+        with pytest.raises(LDSegError, match="export LDSEG_TRUSTED_MODULES=MyOwn"):
+            require_trusted(plans, DESCRIPTION)
+        with monkeypatch.context() as patch:
+            patch.setenv(trusted.OWN_MODULES, "MyOwn")
+            require_trusted(plans, DESCRIPTION)
 
 
 @pytest.mark.parametrize("name", ["os.system", "../x", "", None, 3, "A__B", "Trainer\n", "1st"])

@@ -1,0 +1,67 @@
+"""nnU-Net's preprocessing of an image, resampled slab by slab into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+from ldseg_auto.inference.resampling import plan_resampling
+from ldseg_auto.inference.volumes import VolumeInMemory, VolumeOnDisk
+
+
+def preprocess(images: Sequence[str], file: Path, plans_manager: Any, configuration_manager: Any, dataset_json: dict,
+               verbose: bool = False) -> tuple[VolumeOnDisk, dict]:
+    """An image as the network sees it.
+
+    nnU-Net's own steps; of them the resampling takes 64-bit copies of the whole volume, ten times the image's size, and
+    is done by `resampling` instead, with the same result up to rounding.
+
+    Args:
+        images: a file a channel.
+        file: gets the image; its folder exists.
+        plans_manager, configuration_manager, dataset_json: nnU-Net's.
+
+    Returns:
+        the image (C, z, y, x), and nnU-Net's properties, with which the prediction finds its way back.
+    """
+    preprocessor = configuration_manager.preprocessor_class(verbose=verbose)
+    streaming = _ResamplingToFile(configuration_manager, file)
+    known = type(preprocessor) is DefaultPreprocessor  # another may use the resampled mask, which is left out here
+    data, _, properties = preprocessor.run_case(list(images), None, plans_manager,
+                                                streaming if known else configuration_manager, dataset_json)
+    if streaming.volume is not None:
+        return streaming.volume, properties
+    volume = VolumeOnDisk.create(file, data.shape)
+    volume.write(0, data)
+    return volume, properties
+
+
+class _ResamplingToFile:
+    """nnU-Net's configuration whose image is resampled into a file."""
+
+    def __init__(self, configuration_manager: Any, file: Path):
+        self._configuration_manager, self._file = configuration_manager, file
+        self.volume: VolumeOnDisk | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._configuration_manager, name)
+
+    def resampling_fn_data(self, data: np.ndarray, new_shape: Sequence[int], spacing: Sequence[float],
+                           new_spacing: Sequence[float]) -> np.ndarray:
+        function = self._configuration_manager.resampling_fn_data
+        resampling = plan_resampling(function, data.shape[1:], new_shape, spacing, new_spacing)
+        if resampling is None:
+            return function(data, new_shape, spacing, new_spacing)
+        self.volume = VolumeOnDisk.create(self._file, (len(data), *resampling.shape))
+        limits = resampling.limits(data) if resampling.clip else None
+        for first, rows in resampling.slabs(VolumeInMemory(data), limits):
+            self.volume.write(first, rows.numpy())
+        return self.volume.mapped()
+
+    def resampling_fn_seg(self, mask: np.ndarray, *_: Any) -> np.ndarray:
+        """Prediction does not use nnU-Net's mask of the image: it stays as it is."""
+        return mask

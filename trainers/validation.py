@@ -1,0 +1,50 @@
+"""The final validation of a fold: of the final checkpoint into validation/, of the best one beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from ldseg_auto.folders import write_text
+
+SIGNS_FILE = "latent_signs.json"
+
+
+def validate(trainer: Any, best: bool, save_probabilities: bool) -> None:
+    """Validate a trained trainer.
+
+    Args:
+        best: checkpoint_best.pth, into validation_best/; what the final checkpoint's validation wrote stays as it is.
+        save_probabilities: as .npz too.
+    """
+    if best:
+        trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+    with into_validation_best(trainer) if best else nullcontext():
+        trainer.perform_actual_validation(save_probabilities)
+
+
+@contextmanager
+def into_validation_best(trainer: Any) -> Iterator[None]:
+    """What the trainer writes inside the block becomes validation_best/, whole or not at all: nnU-Net always writes to
+    validation/, which must go on describing the final checkpoint."""
+    fold = Path(trainer.output_folder)
+    temporary, best = fold / "validation_best.part", fold / "validation_best"
+    rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    trainer.output_folder = str(temporary)
+    try:
+        yield
+    finally:
+        trainer.output_folder = str(fold)
+    validation = temporary / "validation"
+    summary = validation / "summary.json"
+    if summary.is_file():  # names the files it scored
+        write_text(summary, summary.read_text().replace(str(validation), str(best)))
+    if (temporary / SIGNS_FILE).is_file():
+        (temporary / SIGNS_FILE).replace(validation / SIGNS_FILE)
+    rmtree(best, ignore_errors=True)
+    validation.rename(best)
+    rmtree(temporary)
