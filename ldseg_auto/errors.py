@@ -25,8 +25,8 @@ class LDSegError(RuntimeError):
         super().__init__("\n  ".join([f"{cause} {cure}", *details]))
 
     def __reduce__(self) -> tuple:
-        """Sent between processes by its two parts."""
-        return LDSegError, (self.cause, self.cure)
+        """Sent between processes by its parts."""
+        return LDSegError, (self.cause, self.cure, self.details)
 
 
 class Interrupted(KeyboardInterrupt):

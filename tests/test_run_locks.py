@@ -177,8 +177,8 @@ def test_locks_are_no_cases_and_no_data_sets(in_small_world, tmp_path):
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
     from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
+    from ldseg_auto.checks.prediction import find_inputs
     from ldseg_auto.folders import find_models, preprocessed_cases, trained_folds
-    from ldseg_auto.inference.run import find_cases
 
     images, preprocessed = in_small_world["images"], in_small_world["preprocessed"]
     cases = preprocessed / "LDSegPlans_3d_fullres"
@@ -186,7 +186,7 @@ def test_locks_are_no_cases_and_no_data_sets(in_small_world, tmp_path):
     def listed():
         plans = json.loads((preprocessed / "LDSegPlans.json").read_text())
         description = json.loads((preprocessed / "dataset.json").read_text())
-        return (find_cases(images, description, "SimpleITKIO"), subfiles(str(images), suffix=".nii.gz"),
+        return (find_inputs(images, description), subfiles(str(images), suffix=".nii.gz"),
                 list(get_identifiers_from_splitted_dataset_folder(str(images), ".nii.gz")),
                 preprocessed_cases(NAME, plans, "3d_fullres"),
                 sorted(infer_dataset_class(str(cases)).get_identifiers(str(cases))),

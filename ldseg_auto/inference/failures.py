@@ -34,14 +34,15 @@ class CasesFailed(LDSegError):
     Args:
         failures: one a case.
         total: of the cases that were to be predicted.
+        more: lines on cases that were refused before.
     """
 
-    def __init__(self, failures: Sequence[Failure], total: int):
+    def __init__(self, failures: Sequence[Failure], total: int, more: Sequence[str] = ()):
         self.failures = list(failures)
-        first = self.failures[0]
         super().__init__(f"{len(self.failures)} of {total} cases failed: "
-                         f"{named([failure.case for failure in self.failures])} ({first.case}: {first.cause})",
-                         f"{first.cure} Then run the command again with --continue_prediction.")
+                         f"{named([failure.case for failure in self.failures])}.",
+                         "Correct what is listed here, then run the command again with --continue_prediction:",
+                         [*(f"{failure.case}: {failure.cause} {failure.cure}" for failure in failures), *more])
 
 
 def failure_of(case: str, step: str, error: BaseException, verbose: bool = False) -> Failure:

@@ -31,7 +31,6 @@ from ldseg_auto.folders import (
     parse_folds,
     preprocessed_cases,
     preprocessed_folder,
-    read_json,
     require_environment,
     require_preprocessed,
     trained_folds,
@@ -63,6 +62,7 @@ from ldseg_auto.inference.search import (
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.report.choice_page import write_page
 from ldseg_auto.run_locks import choosing
+from ldseg_auto.sharing.opening import read_model
 from ldseg_auto.trainers.crossval import require_each_case_once
 from ldseg_auto.trainers.splits import read_splits
 
@@ -175,7 +175,7 @@ def _require_cases(model: _Model, dataset: str, plans: dict[str, Any]) -> None:
     """Raise before hours of work where a validation case is not preprocessed, or not any more, or lacks its truth."""
     require_preprocessed(dataset, plans, model.name)
     truth = folder_of(PREPROCESSED) / dataset / "gt_segmentations"
-    ending = read_json(model.folder / "dataset.json")["file_ending"]
+    ending = read_model(model.folder)[1]["file_ending"]
     there = {case for case in preprocessed_cases(dataset, plans, model.name) if (truth / f"{case}{ending}").is_file()}
     missing = {case for cases in model.cases.values() for case in cases} - there
     if missing:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ldseg_auto.checks.prediction import check_inputs, find_inputs, record_of, report_inputs, require_all
+from ldseg_auto.checks.problem import errors, lines
 from ldseg_auto.devices import select_device
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
@@ -118,7 +118,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         except CasesFailed as error:
             failures += error.failures
     if failures:
-        raise _with_list(failures, len(mine))
+        raise CasesFailed(failures, len(mine), [] if skip_bad_cases else lines(errors(problems)))
     require_written([file for case in mine for file in files[case]])
     if not skip_bad_cases:
         require_all(problems, record)
@@ -203,13 +203,6 @@ def _predict_cases(cases: dict[str, list[Path]], out: Path, model: Path, folds: 
     except CasesFailed as error:
         return error.failures
     return []
-
-
-def _with_list(failures: list[Failure], total: int) -> CasesFailed:
-    """The error for the cases that failed, after a list of them."""
-    for failure in failures:
-        print(f"failed: {failure.case}: {failure.cause} {failure.cure}", file=sys.stderr)
-    return CasesFailed(failures, total)
 
 
 def _load_predictor(model: Path, folds: Sequence[Fold], checkpoint_name: str, **options: Any) -> Any:

@@ -78,7 +78,7 @@ MISTAKES = {
     "report: folder": (REPORT, ["4", "-o", "{model}"], "is a folder", "-o"),
     "report: below a file": (REPORT, ["4", "-o", "{model}/plans.json/report.html"], "plans.json is a file", "-o"),
     "report: damaged checkpoint": (REPORT, ["4", "-o", "{out}/report.html"], "checkpoint_final.pth is damaged",
-                                   "train again"),
+                                   "train anew"),
     "demo: file": (DEMO, ["-o", "{model}/plans.json"], "is a file", "-o"),
 }
 

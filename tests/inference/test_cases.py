@@ -41,7 +41,7 @@ def names(folder):
 def test_a_case_that_cannot_be_read_does_not_stop_the_others(predictor, in_small_world, tmp_path, processes, capsys):
     (tmp_path / "bad_0000.nii.gz").write_bytes(b"no image")
     cases = {tmp_path / "bad": [str(tmp_path / "bad_0000.nii.gz")]} | images_of(in_small_world, tmp_path)
-    expected = r"1 of 3 cases failed: bad \(bad: Preprocessing failed: RuntimeError"
+    expected = r"1 of 3 cases failed: bad\.(.|\n)*\n  bad: Preprocessing failed: RuntimeError"
     with pytest.raises(CasesFailed, match=expected) as error:
         predictor.predict_from_files(list(cases.values()), [str(case) for case in cases], True, True, *processes)
     assert [failure.case for failure in error.value.failures] == ["bad"]
@@ -79,10 +79,10 @@ def test_the_command_lists_what_failed_and_continues_with_it(in_small_world, tmp
         patch.setattr(module, "export_case", fails_for_one)
         assert predict.main(command) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said[-2] == ("failed: case_11: Memory did not suffice for writing. Free memory, or predict with fewer "
-                        "processes (-npp 1 -nps 1).")
-    assert said[-1].startswith("error: 1 of 2 cases failed: case_11 (")
-    assert "--continue_prediction" in said[-1]
+    assert said[-1] == ("  case_11: Memory did not suffice for writing. Free memory, or predict with fewer processes "
+                        "(-npp 1 -nps 1).")
+    assert said[-2].startswith("error: 1 of 2 cases failed: case_11.")
+    assert "--continue_prediction" in said[-2]
     written = (tmp_path / "case_10.nii.gz").stat().st_mtime_ns
     assert predict.main([*command, "--continue_prediction"]) == 0
     assert (tmp_path / "case_11.nii.gz").is_file()

@@ -98,11 +98,13 @@ def test_predicted(trained, scribbles, trainer, tmp_path, read):
     """Every voxel gets a label, none the ignore label."""
     trained(trainer)
     rng = np.random.default_rng(0)
+    flat = np.full((2, *SHAPE), 30.0)  # but for a voxel: a constant image is refused
+    flat[:, 0, 0, 0] = 31
     for name, image in (("unseen", make_case(7)[0].image), ("noise", rng.normal(0, 100, (2, *SHAPE))),
-                        ("constant", np.full((2, *SHAPE), 30.0))):
+                        ("flat", flat)):
         write_case(tmp_path, name, Case(image.astype(np.float32), np.zeros(SHAPE)), labelled=False)
     out = scribbles.predict(tmp_path / "out", "-tr", trainer, "--save_probabilities", images=tmp_path / "imagesTs")
-    for name in ("unseen", "noise", "constant"):
+    for name in ("unseen", "noise", "flat"):
         probabilities = np.load(out / f"{name}.npz")["probabilities"]
         assert probabilities.shape == (3, *SHAPE) and np.allclose(probabilities.sum(0), 1, atol=1e-2)
         assert set(np.unique(read(out / f"{name}.nii.gz"))) <= {0, 1, 2}

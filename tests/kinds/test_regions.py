@@ -28,14 +28,16 @@ def make_case(index: int) -> Case:
 @pytest.fixture(scope="module")
 def tumours(make_world) -> World:
     """Planned; validated on a case with and the one without a tumour. `imagesTs` holds one more case, one of noise, and
-    one that is zero everywhere."""
+    one that is zero but for a voxel (one that is constant is refused)."""
     world = make_world(21, "Tumours")
     for index in range(5):
         write_case(world.raw, f"case_{index}", make_case(index))
     rng = np.random.default_rng(0)
     unseen = make_case(5)
+    empty = np.zeros_like(unseen.image)
+    empty[:, 0, 0, 0] = 1
     for name, image in (("tumour", unseen.image), ("noise", rng.normal(0, 1, unseen.image.shape)),
-                        ("zero", np.zeros_like(unseen.image))):
+                        ("empty", empty)):
         write_case(world.raw, name, Case(image.astype(np.float32), unseen.labels), labelled=False)
     world.describe({str(i): name for i, name in enumerate(("T1", "T1ce", "T2", "FLAIR"))},
                    {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}, 5,
@@ -113,7 +115,7 @@ def test_predicted(trained, trainer, read):
 
 
 @BOTH
-@pytest.mark.parametrize("case", ["noise", "zero"])
+@pytest.mark.parametrize("case", ["noise", "empty"])
 def test_images_of_nothing_are_predicted(trained, trainer, case, read):
     _, out = trained(trainer)
     probabilities = np.load(out / f"{case}.npz")["probabilities"]
@@ -130,7 +132,7 @@ def test_nnunets_ensemble_takes_the_predictions(trained, tumours, tmp_path, read
         patch.setattr(sys, "argv", ["nnUNetv2_ensemble", "-i", str(first), str(second), "-o", str(tmp_path / "out"),
                                     "-np", "1", "--save_npz"])
         script.load()()
-    for case in ("tumour", "noise", "zero"):
+    for case in ("tumour", "noise", "empty"):
         parts = [np.load(folder / f"{case}.npz")["probabilities"].astype(np.float32) for folder in (first, second)]
         mean = np.load(tmp_path / "out" / f"{case}.npz")["probabilities"]
         assert np.allclose(mean, (parts[0] + parts[1]) / 2, atol=1e-3)

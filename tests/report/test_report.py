@@ -206,7 +206,7 @@ def test_damaged_files(own_model, quick, tmp_path, page_of):
             write(tmp_path, page_of)
     summary.write_text(kept)
     (own_model / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK")
-    with pytest.raises(LDSegError, match="checkpoint_final.pth cannot be read"):
+    with pytest.raises(LDSegError, match="checkpoint_final.pth is damaged"):
         write(tmp_path, page_of)
 
 

@@ -163,7 +163,7 @@ MISTAKES = {
     "checkpoint": (None, ["-chk", "checkpoint_best.pth"], "no checkpoint_best.pth"),
     "output": (None, ["-o", "{folder}"], "is a folder"),
     "licence": (None, ["--licence", "none.txt"], "no file none.txt"),
-    "damaged": (lambda model: (model / "fold_1" / "checkpoint_final.pth").write_bytes(b"x"), [], "cannot be read"),
+    "damaged": (lambda model: (model / "fold_1" / "checkpoint_final.pth").write_bytes(b"x"), [], "is damaged"),
     "other checkpoint": (_recheckpoint(network_weights=None), [], "lacks network_weights"),
     "renamed": (_recheckpoint(trainer_name="LDSegTrainerPaper"), [],
                 "trained as LDSegTrainerPaper__LDSegPlans__3d_fullres"),
