@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- table -->", "<!-- end of table -->"
 ROWS = {"expected_calibration_error": "expected calibration error", "adaptive_calibration_error":
         "adaptive calibration error", "error_detection_auroc": "AUROC of confidence for wrong voxels",
+        "error_of_expected_dice": "mean error of expected Dice",
         "correlation_of_expected_dice": "correlation of expected and true Dice",
         "area_under_risk_coverage": "area under the risk-coverage curve (risk: 1 - Dice)"}
 
@@ -64,10 +65,12 @@ def measure(out: Path, cases: list[str], model: Path) -> dict[str, Any]:
     halves = cases[::2], cases[1::2]
     raw, recalibrated = [], []
     for mine, others in (halves, halves[::-1]):
-        temperature = finish.temperature_of(finish.Cases(out, others, model))
+        fitted_to = finish.Cases(out, others, model)
+        temperature = finish.temperature_of(fitted_to)
         measured = finish.Cases(out, mine, model)
         raw.append(finish.quality(measured, 1.0))
-        recalibrated.append(finish.quality(measured, temperature) | {"temperature": temperature})
+        recalibrated.append(finish.quality(measured, temperature, finish.lines_of(fitted_to, temperature))
+                            | {"temperature": temperature})
     mean = lambda rows: {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}  # noqa: E731
     every = finish.Cases(out, cases, model)
     dice = [every.dice(case.segmentation, case.truth) for case in every]

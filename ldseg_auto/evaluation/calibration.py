@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 BINS = 15
 MARGIN_VOXELS = 5
 _TEMPERATURES = (0.2, 5.0)
+_MIN_CASES_OF_LINE = 9  # as an interval of 90 % needs
 
 
 def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int) -> np.ndarray:
@@ -154,3 +155,21 @@ def interval_scale(errors: np.ndarray, units: np.ndarray, coverage: float = 0.9)
     """
     rank = ceil((len(errors) + 1) * coverage)
     return None if rank > len(errors) else float(np.sort(np.abs(errors) / units)[rank - 1])
+
+
+def fit_line(expected: np.ndarray, true: np.ndarray) -> tuple[float, float] | None:
+    """Offset and slope of the line of least squares from expected to true values, level where it would fall.
+
+    Args:
+        expected, true: (n,), of cases the model was not trained on.
+
+    Returns:
+        None of fewer than nine cases.
+    """
+    if len(expected) < _MIN_CASES_OF_LINE:
+        return None
+    centred = expected - expected.mean()
+    # values that differ by rounding alone have no slope
+    slope = float((centred * true).sum() / (centred ** 2).sum()) if np.ptp(expected) > 1e-6 else 0.0
+    slope = max(0.0, slope)
+    return float(true.mean()) - slope * float(expected.mean()), slope

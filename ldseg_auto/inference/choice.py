@@ -17,7 +17,7 @@ from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import read_json, write_text
 
 FILE_NAME = "ldseg_inference.json"
-FORMAT_KEY, FORMAT = "ldseg_inference_format", 1
+FORMAT_KEY, FORMAT = "ldseg_inference_format", 2  # 1: without expected_dice_lines
 CHOSEN = "crossval_chosen"  # CHOSEN_TRAINER__PLANS: what the best choice gives on all cross-validation cases
 Structure = int | tuple[int, ...]  # a label, or the labels of a region
 
@@ -48,12 +48,15 @@ class Finish:
     temperature: float = 1.0
     largest_component: tuple[Structure, ...] = ()
     interval_scales: tuple[float, ...] = ()
+    expected_dice_lines: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         labels = [label for structure in self.largest_component
                   for label in (structure if isinstance(structure, tuple) else (structure,))]
         if not (_is_finite(self.temperature) and self.temperature > 0
                 and all(_is_finite(scale) and scale >= 0 for scale in self.interval_scales)
+                and all(_is_finite(offset) and _is_finite(slope) and slope >= 0
+                        for offset, slope in self.expected_dice_lines)
                 and all(_is(int, label) and label > 0 for label in labels) and () not in self.largest_component):
             raise ValueError(f"not a way to finish a prediction: {asdict(self)}")
 
@@ -151,18 +154,20 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _finish(content: Mapping[str, Any]) -> Finish:
-    values = _known(Finish, content)
+    values = _known(Finish, {"expected_dice_lines": []} | dict(content))
     structures = tuple(tuple(s) if isinstance(s, list) else s for s in values["largest_component"])
-    return Finish(values["temperature"], structures, tuple(values["interval_scales"]))
+    return Finish(values["temperature"], structures, tuple(values["interval_scales"]),
+                  tuple((offset, slope) for offset, slope in values["expected_dice_lines"]))
 
 
 def _require_classes_of(model: Path, finish: Finish) -> None:
-    """Raise ValueError where the intervals are not those of the classes of the model, if its dataset.json is there."""
+    """Raise ValueError where what was fitted is not of the classes of the model, if its dataset.json is there."""
     file = model / "dataset.json"
-    if finish.interval_scales and file.is_file():
-        classes = [name for name in read_json(file)["labels"] if name not in ("background", "ignore")]
-        if len(classes) != len(finish.interval_scales):
-            raise ValueError(f"{len(finish.interval_scales)} intervals of {len(classes)} classes")
+    for what, fitted in (("intervals", finish.interval_scales), ("lines", finish.expected_dice_lines)):
+        if fitted and file.is_file():
+            classes = [name for name in read_json(file)["labels"] if name not in ("background", "ignore")]
+            if len(classes) != len(fitted):
+                raise ValueError(f"{len(fitted)} {what} of {len(classes)} classes")
 
 
 def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class ExportOptions:
         largest_component: labels or regions of which only the largest component is kept, one after the other.
         interval_scales: per foreground class or region: half of a 90 % interval of its volume, in standard deviations
             of the samples' volumes; empty where nothing was fitted.
+        expected_dice_lines: per foreground class or region: offset and slope of the line from the Dice that the
+            probabilities promise to that which is met; empty where nothing was fitted.
     """
 
     maps: bool = False
@@ -40,6 +42,7 @@ class ExportOptions:
     temperature: float = 1.0
     largest_component: tuple[int | tuple[int, ...], ...] = ()
     interval_scales: tuple[float, ...] = field(default=())
+    expected_dice_lines: tuple[tuple[float, float], ...] = field(default=())
 
 
 def export_prediction(prediction: torch.Tensor | np.ndarray, properties: dict, configuration_manager: Any,
@@ -144,7 +147,8 @@ def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, sprea
     heads = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     masks = [np.isin(segmentation, head) for head in heads]
     figures = uncertainty.case_figures(masks, probabilities[first:], volumes[:, first:],
-                                       *uncertainty.voxel_size_of(properties), names, options.interval_scales)
+                                       *uncertainty.voxel_size_of(properties), names, options.interval_scales,
+                                       options.expected_dice_lines)
     # written last: where it lies, the case is complete
     write_text(folder / f"{case.name}.json", json.dumps(figures, indent=2))
 

@@ -1,4 +1,4 @@
-"""What is fitted to predictions of cross-validation cases: temperature, removal of components, intervals of volumes."""
+"""What is fitted to predictions of cross-validation cases: temperature, components, intervals, expected Dice."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ldseg_auto.evaluation.calibration import (
     confidence_and_correct,
     error_detection_auroc,
     expected_calibration_error,
+    fit_line,
     fit_temperature,
     foreground_box,
     interval_scale,
@@ -27,7 +28,7 @@ from ldseg_auto.evaluation.metrics import overlap
 from ldseg_auto.folders import PREPROCESSED, folder_of
 from ldseg_auto.inference.choice import Finish, Structure
 from ldseg_auto.inference.export import at_temperature, keep_largest_components
-from ldseg_auto.inference.uncertainty import FOLDER, class_names, voxel_size_of
+from ldseg_auto.inference.uncertainty import FOLDER, class_names, expected_dice, voxel_size_of
 from ldseg_auto.sharing.opening import read_model
 
 _VOXELS_PER_CASE = 20_000  # drawn for the temperature and for the quality of confidences
@@ -113,7 +114,8 @@ def structures_of(labels: Any) -> list[Structure]:
 
 
 def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[str, Any]]:
-    """Fit temperature, removal of components and intervals to predictions of cases that the models did not see.
+    """Fit temperature, removal of components, intervals and the line of expected Dice to predictions of cases that the
+    models did not see.
 
     Components of a class are removed where that raises its mean Dice over all cases.
 
@@ -122,7 +124,7 @@ def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[s
 
     Returns:
         what to do to predictions; and how good they are: Dice as predicted and with components removed, calibration
-        before and after the temperature, coverage of the intervals on cases they were not fitted to.
+        before and after the temperature and lines, coverage of the intervals on cases they were not fitted to.
     """
     cases = Cases(folder, names, model)
     dice, cleaned = [], []
@@ -138,12 +140,13 @@ def fit(folder: Path, names: Sequence[str], model: Path) -> tuple[Finish, dict[s
     errors, unit = (volume - true)[whole], unit[whole]
     scales = [interval_scale(errors[:, k], unit[:, k]) for k in range(volume.shape[1])]
     known_scales = tuple(scale for scale in scales if scale is not None)
-    finish = Finish(temperature, largest, known_scales if len(known_scales) == len(scales) else ())
+    lines = lines_of(cases, temperature)
+    finish = Finish(temperature, largest, known_scales if len(known_scales) == len(scales) else (), lines)
     return finish, {
         "cases": len(names), "dice": float(np.nanmean(dice)),
         "dice_per_class": dict(zip(cases.classes, np.nanmean(dice, axis=0).tolist(), strict=True)),
         "gain_of_largest_component": dict(zip(cases.classes, gain.tolist(), strict=True)),
-        "calibration": {name: quality(cases, t) for name, t in (("as predicted", 1.0), ("recalibrated", temperature))},
+        "calibration": {"as predicted": quality(cases, 1.0), "recalibrated": quality(cases, temperature, lines)},
         "coverage_of_90": dict(zip(cases.classes, [coverage_on_others(errors[:, k], unit[:, k])
                                                    for k in range(volume.shape[1])], strict=True))}
 
@@ -154,6 +157,28 @@ def temperature_of(cases: Cases) -> float:
     logs, labels = zip(*(_classes_of(case, _draw(case, cases.labels.ignore_label), regions) for case in cases),
                        strict=True)
     return fit_temperature(np.concatenate(logs), np.concatenate(labels)) if sum(map(len, logs)) else 1.0
+
+
+def lines_of(cases: Cases, temperature: float) -> tuple[tuple[float, float], ...]:
+    """For each class the line from expected to true Dice (see `uncertainty.expected_dice`); none of any where a class
+    has too few cases."""
+    per_case = [_expected_and_true(cases, case, at_temperature(case.probabilities, temperature,
+                                                               cases.labels.has_regions)) for case in cases]
+    lines = []
+    for pairs in zip(*per_case, strict=True):
+        expected, true = np.array([pair for pair in pairs if pair is not None]).reshape(-1, 2).T
+        lines.append(fit_line(expected, true))
+    return tuple(line for line in lines if line is not None) if None not in lines else ()
+
+
+def _expected_and_true(cases: Cases, case: Case, probabilities: np.ndarray) -> list[tuple[float, float] | None]:
+    """Dice of each class as its probabilities promise it and as it is; None where there is nothing of it, or where
+    ignored voxels may hold some."""
+    partly = bool((case.truth == cases.labels.ignore_label).any())
+    first = 0 if cases.labels.has_regions else 1
+    return [None if partly or np.isnan(true) else (expected_dice(np.isin(case.segmentation, structure), p), float(true))
+            for p, structure, true in zip(probabilities[first:], cases.structures,
+                                          cases.dice(case.segmentation, case.truth), strict=True)]
 
 
 def volumes_of(cases: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,15 +192,17 @@ def volumes_of(cases: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return volume, unit, true
 
 
-def quality(cases: Cases, temperature: float) -> dict[str, float]:
-    """How far the probabilities of these cases can be trusted, at a temperature.
+def quality(cases: Cases, temperature: float, lines: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
+    """How far the probabilities of these cases can be trusted, at a temperature, and their Dice by these lines.
 
     Returns:
         expected and adaptive calibration error and AUROC of entropy for wrong voxels, over the boxes around the
-        foreground; correlation of expected with true Dice and area under the risk-coverage curve, over the cases.
+        foreground; mean absolute error of expected Dice, its correlation with the true one and the area under the
+        risk-coverage curve, over the cases.
     """
-    regions = _regions(cases)
-    bins, sure, right, pairs = np.zeros((3, BINS)), [], [], []
+    regions, lines = _regions(cases), lines or [(0.0, 1.0)] * len(cases.structures)
+    bins, sure, right = np.zeros((3, BINS)), [], []
+    pairs: list[tuple[float, float]] = []
     for case in cases:
         probabilities = at_temperature(case.probabilities, temperature, cases.labels.has_regions)
         confidence, correct = confidence_and_correct(probabilities, case.truth, case.segmentation, regions,
@@ -184,19 +211,15 @@ def quality(cases: Cases, temperature: float) -> dict[str, float]:
         chosen = np.random.default_rng(0).permutation(len(confidence))[:_VOXELS_PER_CASE]
         sure.append(confidence[chosen])
         right.append(correct[chosen])
-        true = cases.dice(case.segmentation, case.truth)
-        first = 0 if cases.labels.has_regions else 1
-        for probability, structure, value in zip(probabilities[first:], cases.structures, true, strict=True):
-            mask = np.isin(case.segmentation, structure)
-            total = float(probability.sum() + mask.sum())
-            if not np.isnan(value) and total > 0:
-                pairs.append((2 * float(probability[mask].sum()) / total, value))
+        pairs += [(float(np.clip(offset + slope * pair[0], 0, 1)), pair[1]) for pair, (offset, slope) in zip(
+            _expected_and_true(cases, case, probabilities), lines, strict=True) if pair is not None]
     confidence, correct = np.concatenate(sure), np.concatenate(right)
-    expected, true = np.array(pairs).T if pairs else np.zeros((2, 0))
+    expected, true = np.array(pairs).reshape(-1, 2).T
     varied = len(expected) > 1 and expected.std() > 0 and true.std() > 0
     return {"expected_calibration_error": expected_calibration_error(bins),
             "adaptive_calibration_error": adaptive_calibration_error(confidence, correct),
             "error_detection_auroc": error_detection_auroc(-confidence, ~correct),
+            "error_of_expected_dice": float(np.abs(expected - true).mean()) if len(true) else float("nan"),
             "correlation_of_expected_dice": float(np.corrcoef(expected, true)[0, 1]) if varied else float("nan"),
             "area_under_risk_coverage": area_under_risk_coverage(expected, 1 - true) if len(true) else float("nan")}
 

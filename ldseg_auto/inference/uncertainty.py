@@ -108,14 +108,14 @@ def class_names(dataset_json: Mapping[str, Any]) -> list[str]:
 
 def case_figures(masks: Sequence[np.ndarray], probabilities: np.ndarray, volumes: np.ndarray,
                  voxel_size: float, unit: str, names: Sequence[str],
-                 interval_scales: Sequence[float] = ()) -> dict[str, Any]:
+                 interval_scales: Sequence[float] = (),
+                 expected_dice_lines: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
     """Volume with a 90 % interval, and expected Dice, of each class.
 
     The interval is the volume plus and minus a multiple of the standard deviation of the samples' volumes (and of one
     percent of the volume, where samples hardly differ): the multiple is fitted on cross-validation cases
     (`evaluation.calibration.interval_scale`), or else that of a normal distribution, and "calibrated" is false.
-    The expected Dice is that of the segmentation with a truth drawn from the probabilities, to first order:
-    2 sum p s / (sum p + sum s).
+    The expected Dice is `expected_dice`, by a line that is fitted on cross-validation cases where there is one.
 
     Args:
         masks: the segmentation of each class or region, bool.
@@ -123,19 +123,37 @@ def case_figures(masks: Sequence[np.ndarray], probabilities: np.ndarray, volumes
         volumes: (samples, classes).
         voxel_size: of a voxel of the masks, in the unit of the volumes.
         unit: of the volumes, see `voxel_size`.
-        interval_scales: one for each class, or none.
+        interval_scales, expected_dice_lines: one for each class, or none (see `export.ExportOptions`).
     """
     figures = {}
     for index, (name, mask, probability) in enumerate(zip(names, masks, probabilities, strict=True)):
-        volume, total = float(mask.sum()) * voxel_size, float(probability.sum()) + float(mask.sum())
+        volume = float(mask.sum()) * voxel_size
         deviation = volume_deviation(volume, volumes[:, index], voxel_size)
         half = (interval_scales[index] if interval_scales else _NORMAL_90) * deviation
         figures[name] = {
             "volume": volume, "interval_90": [max(0.0, volume - half), volume + half],
             "calibrated": bool(interval_scales), "samples_mean": float(volumes[:, index].mean()),
             "samples_std": float(volumes[:, index].std()), "deviation": deviation,
-            "expected_dice": 2 * float(probability[mask].sum()) / total if total > 0 else 1.0}
+            "expected_dice": expected_dice(mask, probability, *expected_dice_lines[index:index + 1])}
     return {"unit": unit, "classes": figures, "samples": len(volumes)}
+
+
+def expected_dice(mask: np.ndarray, probability: np.ndarray, line: tuple[float, float] = (0.0, 1.0)) -> float:
+    """Of a segmentation with a truth drawn from the probabilities, to first order: 2 sum p s / (sum p + sum s).
+
+    Args:
+        mask: the segmentation of a class or region, bool.
+        probability: of the same shape.
+        line: offset and slope: the Dice that is met where that much is promised.
+
+    Returns:
+        1 where there is nothing of either.
+    """
+    total = float(probability.sum()) + float(mask.sum())
+    if total == 0:
+        return 1.0
+    offset, slope = line
+    return min(1.0, max(0.0, offset + slope * 2 * float(probability[mask].sum()) / total))
 
 
 def voxel_size_of(properties: Mapping[str, Any]) -> tuple[float, str]:

@@ -10,6 +10,7 @@ from ldseg_auto.evaluation.calibration import (
     confidence_bins,
     error_detection_auroc,
     expected_calibration_error,
+    fit_line,
     fit_temperature,
     interval_scale,
     reliability_bins,
@@ -102,6 +103,15 @@ def test_intervals_hold_nine_of_ten_new_cases():
     assert interval_scale(np.ones(8), np.ones(8)) is None
     assert interval_scale(np.arange(9.0), np.ones(9)) == 8
     assert interval_scale(np.arange(9.0), np.full(9, 2.0), 0.5) == 2
+
+
+def test_a_line_through_what_is_promised_and_what_is_met():
+    expected = np.linspace(0.8, 0.9, 9)
+    assert fit_line(expected, 2 * expected - 0.9) == pytest.approx((-0.9, 2))
+    level = fit_line(expected, 1.7 - expected)
+    assert level == pytest.approx((0.85, 0)), "it never falls"
+    assert fit_line(np.full(9, 0.9), np.linspace(0, 1, 9)) == pytest.approx((0.5, 0))
+    assert fit_line(expected[:8], expected[:8]) is None
 
 
 def test_voxels_that_count():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,8 @@ def test_a_choice_is_read_as_it_was_written(tmp_path):
     (lambda c: c["finish"].update(interval_scales=[-1.0]), "damaged"),
     (lambda c: c["finish"].update(temperature=float("inf")), "damaged"),
     (lambda c: c["finish"].update(largest_component=[[]]), "damaged"),
+    (lambda c: c["finish"].update(expected_dice_lines=[[0.1, -1.0]]), "damaged"),
+    (lambda c: c["finish"].update(expected_dice_lines=[0.1]), "damaged"),
     (lambda c: c.update(finish=[]), "damaged"),
 ])
 def test_a_choice_that_cannot_be_used(tmp_path, edit, message):
@@ -115,6 +118,14 @@ def test_a_choice_that_cannot_be_used(tmp_path, edit, message):
     (tmp_path / "ldseg_inference.json").write_text(json.dumps(content))
     with pytest.raises(LDSegError, match=message):
         load_choice(tmp_path)
+
+
+def test_a_choice_of_the_first_format_is_read(tmp_path):
+    save_choice(tmp_path, CHOICE, {})
+    content = json.loads((tmp_path / "ldseg_inference.json").read_text()) | {"ldseg_inference_format": 1}
+    del content["finish"]["expected_dice_lines"]
+    (tmp_path / "ldseg_inference.json").write_text(json.dumps(content))
+    assert load_choice(tmp_path) == Choice(CHOICE.sampler, replace(CHOICE.finish, expected_dice_lines=()))
 
 
 def test_a_choice_of_a_model_with_other_classes(tmp_path):

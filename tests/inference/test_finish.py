@@ -47,6 +47,22 @@ def test_small_components_go_where_that_helps(made_up, tmp_path):
     assert repr(finish.structures_of(regions)) == "[(1, 2), (2,), 1]"
 
 
+def test_expected_dice_is_what_was_met(made_up, tmp_path):
+    """Promised .8 to .9; met 1 in half of the cases and .8 in the others, whatever was promised."""
+    whole = made_up([])
+    half = whole.copy()
+    half[3:] = 0
+    truths = [whole] * 6 + [half] * 6
+    made_up(truths)
+    fitted, evidence = finish.fit(tmp_path, ["case"] * 12, tmp_path)
+    (offset, slope), = fitted.expected_dice_lines
+    assert slope == 0 and offset == pytest.approx((1 + 2 / 3) / 2)
+    errors = {name: found["error_of_expected_dice"] for name, found in evidence["calibration"].items()}
+    assert errors["recalibrated"] == pytest.approx(1 / 6)
+    assert made_up(truths[:8]) is not None
+    assert finish.fit(tmp_path, ["case"] * 8, tmp_path)[0].expected_dice_lines == ()
+
+
 def test_volumes_that_are_not_known_fit_no_interval(made_up, tmp_path):
     """Half of a structure may lie among the ignored voxels."""
     whole = made_up([])

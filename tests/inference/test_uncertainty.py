@@ -100,6 +100,8 @@ def test_figures_of_a_case():
     assert fitted["volume"] == 50 and fitted["calibrated"]
     assert fitted["interval_90"] == pytest.approx([50 - 2 * deviation, 50 + 2 * deviation])
     assert fitted["expected_dice"] == pytest.approx(2 * 40 / (45 + 50))
+    by_line = case_figures([mask], probability[None], samples, 1.0, "ml", ["organ"], [], [(0.1, 0.5)])
+    assert by_line["classes"]["organ"]["expected_dice"] == pytest.approx(0.1 + 40 / (45 + 50))
     unfitted = case_figures([mask], probability[None], samples, 1.0, "ml", ["organ"])["classes"]["organ"]
     assert not unfitted["calibrated"]
     assert unfitted["interval_90"][1] == pytest.approx(50 + 1.645 * deviation)
