@@ -53,7 +53,7 @@ def model(request, in_small_world, tmp_path, monkeypatch) -> tuple[Path, Path]:
     images.mkdir()
     source = in_small_world["model_2d" if request.param == "pictures" else "model"]
     model = tmp_path / "results" / "Dataset008_Other" / source.name
-    shutil.copytree(source, model, ignore=shutil.ignore_patterns("fold_0"))
+    shutil.copytree(source, model, ignore=shutil.ignore_patterns("fold_*"))
     if request.param == "pictures":
         raw = write_dataset(tmp_path / "raw", 8, "Other", num_train=1, num_test=0, seed=0, dims="2d_rgb")
         shutil.copy(next((raw / "imagesTr").iterdir()), images / "case_0000.png")

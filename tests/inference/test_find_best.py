@@ -240,7 +240,7 @@ def test_mistakes(in_small_world, capsys, arguments, message):
 
 def test_each_case_is_searched_once(own_small_world, capsys):
     """Folds that share validation cases, and a case that is gone, are found before the search begins."""
-    shutil.copytree(own_small_world["model"] / "fold_0", own_small_world["model"] / "fold_1")
+    shutil.copytree(own_small_world["model"] / "fold_0", own_small_world["model"] / "fold_1", dirs_exist_ok=True)
     splits_file = own_small_world["preprocessed"] / "splits_final.json"
     splits = json.loads(splits_file.read_text())
     splits_file.write_text(json.dumps([splits[0], splits[0], *splits[2:]]))
