@@ -88,6 +88,7 @@ def test_a_training_starts_from_it_but_does_not_continue_it(imported, small_worl
 def test_the_zip_is_a_fraction_of_the_checkpoints(model_zip, small_world):
     with ZipFile(model_zip) as opened:
         folds = [Path(name).parent for name in opened.namelist() if name.endswith(WEIGHTS)]
-    checkpoints = sum(os.path.getsize(small_world["model"].parents[1] / fold / "checkpoint_final.pth") for fold in folds)
+    results = small_world["model"].parents[1]
+    checkpoints = sum(os.path.getsize(results / fold / "checkpoint_final.pth") for fold in folds)
     assert len(folds) >= 2
     assert model_zip.stat().st_size < 0.35 * checkpoints
