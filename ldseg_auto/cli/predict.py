@@ -89,3 +89,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     written = predict_folder(**vars(arguments))
     print(f"Segmentations in {arguments.output_folder}: {len(written)}")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

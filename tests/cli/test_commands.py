@@ -38,6 +38,14 @@ def test_help_imports_nothing_heavy(command):
     assert "usage:" in ended.stdout
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_python_m_runs_the_command(command):
+    """It must not do nothing and report success."""
+    ended = subprocess.run([sys.executable, "-m", f"ldseg_auto.cli.{command}", "--no_such_flag"], capture_output=True,
+                           text=True, cwd=Path(__file__).resolve().parents[2])
+    assert ended.returncode == 2 and "usage:" in ended.stderr
+
+
 @pytest.mark.parametrize("command, flags, message", [
     ("predict", ["-i", "nowhere", "-o", "out", "-d", "4"], "nowhere does not exist"),
     ("plan_and_preprocess", ["-d", "4"], "lacks channel_names")])
