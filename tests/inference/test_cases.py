@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from types import SimpleNamespace
@@ -180,7 +181,6 @@ def test_arrays_and_iterators_as_nnunet_takes_them(predictor, in_small_world, tm
 @pytest.mark.slow
 def test_a_killed_command_is_continued(in_small_world, tmp_path):
     """SIGKILL at several moments of the real command with its processes; then --continue_prediction."""
-    import signal
     import subprocess
     import time
 
@@ -211,8 +211,8 @@ def test_a_killed_command_is_continued(in_small_world, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_command_is_one_line(in_small_world, tmp_path):
-    import signal
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_so_in_one_line(number, in_small_world, tmp_path):
     import subprocess
 
     script = "import sys; from ldseg_auto.cli.predict import main; sys.exit(main(sys.argv[1:]))"
@@ -222,8 +222,9 @@ def test_ctrl_c_in_the_command_is_one_line(in_small_world, tmp_path):
                                text=True)
     while "Predicting case" not in running.stdout.readline():
         pass
-    os.killpg(running.pid, signal.SIGINT)
+    os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert said.strip().splitlines()[-1] == "interrupted" and "Traceback" not in said
-    assert not list(tmp_path.glob("*.part"))
+    assert running.returncode == 128 + number
+    assert said.strip().splitlines()[-1] == (f"interrupted by {number.name}. Run the same command again with "
+                                             "--continue_prediction: cases that are written are kept.")
+    assert "Traceback" not in said and not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".ldseg*"))
