@@ -178,6 +178,19 @@ def test_arrays_and_iterators_as_nnunet_takes_them(predictor, in_small_world, tm
     assert (written[0] != returned).mean() < 0.01, "logits are resampled there, probabilities here"
 
 
+def test_what_was_cut_off_since_does_not_count_as_done(in_small_world, tmp_path, capsys):
+    """By a power cut, or a copy that was interrupted."""
+    arguments = ["-i", str(in_small_world["images"]), "-o", str(tmp_path), *COMMAND, "--save_probabilities"]
+    assert predict.main(arguments) == 0
+    for name, bytes_left in (("case_10.nii.gz", 60), ("case_11.npz", 100), ("case_10.pkl", 0)):
+        whole = (tmp_path / name).read_bytes()
+        os.truncate(tmp_path / name, bytes_left)
+        capsys.readouterr()
+        assert predict.main([*arguments, "--continue_prediction"]) == 0
+        assert (tmp_path / name).read_bytes() == whole
+        assert capsys.readouterr().out.count("Predicting case") == 1, "the other one is kept"
+
+
 @pytest.mark.slow
 def test_a_killed_command_is_continued(in_small_world, tmp_path):
     """SIGKILL at several moments of the real command with its processes; then --continue_prediction."""
