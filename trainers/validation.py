@@ -37,7 +37,7 @@ def _require_whole_references(trainer: Any) -> None:
            if (file := folder / f"{case}{ending}").is_file() and not scan(file).whole]
     if cut:
         raise LDSegError(f"Label maps in {folder} are cut off or damaged: {named(cut)}.",
-                         "Copy them again from the raw data's labelsTr, then run the same command: the training is kept.")
+                         "Copy them again from labelsTr of the raw data, then run the same command: training is kept.")
 
 
 @contextmanager
