@@ -22,14 +22,13 @@ def validate(trainer: Any, best: bool, save_probabilities: bool) -> None:
         best: checkpoint_best.pth, into validation_best/; what the final checkpoint's validation wrote stays as it is.
         save_probabilities: as .npz too.
     """
-    _require_whole_references(trainer)
     if best:
         trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
     with into_validation_best(trainer) if best else nullcontext():
         trainer.perform_actual_validation(save_probabilities)
 
 
-def _require_whole_references(trainer: Any) -> None:
+def require_whole_references(trainer: Any) -> None:
     """Raise where a label map to compare with is cut off: readers take its missing end for background."""
     folder = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
     ending = trainer.dataset_json["file_ending"]
