@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from ldseg_auto.errors import LDSegError
@@ -22,6 +24,21 @@ def cores() -> int:
 def limit_processes() -> None:
     """Keep nnU-Net from starting more worker processes than there are cores. Call before importing nnunetv2."""
     os.environ.setdefault("nnUNet_def_n_proc", str(min(_NNUNET_PROCESSES, cores())))
+
+
+def end_with_parent() -> None:
+    """In a process that another one started: end with it, however that ends. A process of concurrent.futures would wait
+    for ever, with all its memory, and what is being written would appear beside the files of the next run."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    from multiprocessing.connection import wait
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def select_device(name: str | None = None) -> torch.device:

@@ -20,6 +20,11 @@ def header_problem(path: Path, reader: str) -> tuple[str, str] | None:
         reader: name of nnU-Net's reader.
     """
     if reader.startswith("SimpleITKIO"):
+        uncompressed = path.with_suffix("")
+        if path.name.endswith(".nii.gz") and uncompressed.exists():  # NIfTI's library looks for that name first
+            return (f"is not what would be read: beside it lies {uncompressed.name}, whose voxels SimpleITK takes",
+                    f"Keep one of the two in this folder, or both under different names; {path.name} is the one that "
+                    "is meant.")
         header = _sitk_header(path)
         if header is not None:
             components, size = header.GetNumberOfComponents(), header.GetSize()

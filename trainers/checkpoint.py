@@ -196,6 +196,7 @@ def _keep(file: Path, name: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(file, temporary)
     os.replace(temporary, name)
+    temporary.unlink(missing_ok=True)  # where both were the same file already, nothing was renamed
 
 
 def _flush_folder(folder: Path) -> None:

@@ -30,6 +30,7 @@ from ldseg_auto.trainers.guarded_step import GuardedStep
 from ldseg_auto.trainers.loaders import SteadyAugmenter, end_workers, unbenchmarked_blur
 from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
 from ldseg_auto.trainers.signs_report import PLOT_FILE, measure_on_cases, plot_signs, save_summary
+from ldseg_auto.trainers.validation import require_whole_references
 from ldseg_auto.trainers.whole_files import draw_whole, save_json_whole
 
 # Of one validation batch an epoch; the final signs are measured on many cases.
@@ -281,6 +282,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             kwargs["use_mirroring"] = self.validation_mirroring
             return LDSegPredictor(**kwargs, fold=self.fold, seed=0)
 
+        require_whole_references(self)
         network = self.unwrapped_network
         if self.local_rank == 0:  # while it is there, the validation counts as finished: it goes first and comes last
             (Path(self.output_folder) / "validation" / "summary.json").unlink(missing_ok=True)

@@ -154,7 +154,12 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     _require_one_gpu(num_gpus, dataset, configuration, trainer_name, plans_name)
 
     cases = preprocessed_cases(dataset, plans, configuration)
-    ending = read_json(folder_of(PREPROCESSED) / dataset / "dataset.json")["file_ending"]
+    description = read_json(folder_of(PREPROCESSED) / dataset / "dataset.json")
+    ending = description["file_ending"]
+    if len(cases) < description["numTraining"] and not allow_unused_cases:
+        raise LDSegError(f"Only {len(cases)} of {description['numTraining']} cases are preprocessed for "
+                         f"{configuration}: preprocessing was interrupted.", "Run ldseg_plan_and_preprocess again, or "
+                         "train without the others: --allow_unused_cases.")
     splits = prepare_splits(folder_of(PREPROCESSED) / dataset, cases, group_by, allow_unused_cases)
     states = {fold: NEW if restart else fold_state(model / f"fold_{fold}", _validation_cases(fold, splits, cases),
                                                    ending, save_probabilities) for fold in chosen}

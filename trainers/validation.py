@@ -8,7 +8,9 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from ldseg_auto.errors import LDSegError, named
 from ldseg_auto.folders import write_text
+from ldseg_auto.integrity import scan
 
 SIGNS_FILE = "latent_signs.json"
 
@@ -24,6 +26,17 @@ def validate(trainer: Any, best: bool, save_probabilities: bool) -> None:
         trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
     with into_validation_best(trainer) if best else nullcontext():
         trainer.perform_actual_validation(save_probabilities)
+
+
+def require_whole_references(trainer: Any) -> None:
+    """Raise where a label map to compare with is cut off: readers take its missing end for background."""
+    folder = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
+    ending = trainer.dataset_json["file_ending"]
+    cut = [file.name for case in trainer.do_split()[1]
+           if (file := folder / f"{case}{ending}").is_file() and not scan(file).whole]
+    if cut:
+        raise LDSegError(f"Label maps in {folder} are cut off or damaged: {named(cut)}.",
+                         "Copy them again from labelsTr of the raw data, then run the same command: training is kept.")
 
 
 @contextmanager

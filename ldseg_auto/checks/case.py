@@ -21,6 +21,8 @@ from ldseg_auto.headers import header_problem
 from ldseg_auto.integrity import missing_pages, scan
 
 _COPY = "Copy the file again from where it comes from, or remove the case"
+_STRAIGHTEN = ("Its axes are not at right angles: resample it to a grid whose axes are; or, where only rounding is "
+               "the reason, write the header anew.")
 _REPLACE = "Replace them by a value that means something, such as the background's."
 _ALIGN = ("Resample one onto the other; or, if their voxels do lie on each other as nnU-Net takes them to, copy the "
           "image's header to it")
@@ -48,6 +50,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     reader: str = ""
     orientation: str = ""
+    spacing: tuple[float, ...] = ()  # along z, y, x
     features: list[list[float]] = field(default_factory=list)  # per channel
     lowest: list[float] = field(default_factory=list)  # per channel
     images: str = ""  # digests of the voxels; "" where they mean nothing
@@ -83,12 +86,18 @@ def _check_images(case: Case, rules: Rules, report: Report) -> Geometry | None:
         counts.append(len(array))
         if reference is None:
             reference = grid
+            report.spacing = grid.spacing
             report.orientation = "" if "Reorient" in report.reader else geometry.orientation(grid)
         else:
             _compare(case.name, case.images[0], file, reference, grid, report, channel=True)
         extremes = [voxels.extremes(channel) for channel in array]
         if not np.isfinite(extremes).all():
             report.problems.append(Problem(case.name, file, "holds NaN or infinite voxels", _REPLACE))
+            continue
+        largest = max(map(abs, np.ravel(extremes)))
+        if largest > voxels.LARGEST:
+            report.problems.append(Problem(case.name, file, f"holds values of {largest:.2g}, which are too large to "
+                                           "compute with; often they mark voxels without a value", _REPLACE))
             continue
         if nan_as_zero:
             report.problems.append(Problem(case.name, file, "holds NaN or infinite voxels; nnU-Net's reader takes them "
@@ -166,7 +175,7 @@ def read_file(file: str, readers: Sequence[str], label: bool = False) -> tuple[n
             raise Unreadable("is cut off or damaged", _COPY + ".")
         return np.asarray(array), grid, name, not content.finite
     raise Unreadable(f"cannot be read by nnU-Net's {' or '.join(readers)} ({'; '.join(dict.fromkeys(causes))})",
-                     _COPY + ".")
+                     _STRAIGHTEN if any("orthonormal" in cause for cause in causes) else _COPY + ".")
 
 
 def _geometry(array: np.ndarray, properties: dict[str, Any]) -> Geometry:

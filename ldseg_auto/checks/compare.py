@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ldseg_auto.checks.channels import Summary, better_order, summarise
 from ldseg_auto.checks.files import Case
 from ldseg_auto.checks.problem import WARNING, Problem
@@ -14,6 +16,7 @@ from ldseg_auto.errors import named
 if TYPE_CHECKING:
     from ldseg_auto.checks.case import Report
 
+_OTHER_UNIT = 100.0  # times the median: mm taken for m or um; resampling would take terabytes
 _AIR_HU = -200.0  # every CT shows air below
 
 
@@ -45,6 +48,17 @@ def duplicates(cases: Iterable[Case], reports: Mapping[str, Report]) -> list[Pro
                                         "keep them in one part of each fold with ldseg_train --group_by.", WARNING))
         seen[report.images].append(case)
     return problems
+
+
+def unlike_spacing(cases: Iterable[Case], reports: Mapping[str, Report]) -> list[Problem]:
+    """Cases whose spacing is so far from the others' that it must be in another unit."""
+    known = [(case, reports[case.name].spacing) for case in cases if len(reports[case.name].spacing) == 3]
+    if not known:
+        return []
+    median = np.median([spacing for _, spacing in known], axis=0)
+    return [Problem(case.name, case.images[0], f"has the spacing {' x '.join(f'{s:g}' for s in spacing)}, most have "
+                    f"{' x '.join(f'{s:g}' for s in median)} (z, y, x)", "Is it in mm? Correct the header of the file.")
+            for case, spacing in known if np.abs(np.log(spacing / median)).max() > np.log(_OTHER_UNIT)]
 
 
 def unlike_orientation(cases: Iterable[Case], reports: Mapping[str, Report], known: Mapping[str, int]) -> list[Problem]:

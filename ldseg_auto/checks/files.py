@@ -36,15 +36,16 @@ def cases_in(folder: Path, ending: str) -> dict[str, list[Path]]:
     A file that is no CASE_0000.ENDING, or that has another image's ending and whose case is not there otherwise, is
     listed as a case of its own under its full name, so that `name_problem` finds it.
     """
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(IMAGE_ENDINGS + (ending,)))
+    files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_ENDINGS + (ending.lower(),)))
     found: dict[str, list[Path]] = {}
     for path in files:
         if path.name.endswith(ending):
             hidden = path.name.startswith(_MACOS)
             found.setdefault(path.name if hidden else _case_of(path.name, ending) or path.name, []).append(path)
     for path in files:
-        other = next((e for e in IMAGE_ENDINGS if path.name.endswith(e)), ending)
-        if not path.name.endswith(ending) and (case := _case_of(path.name, other)) and case not in found:
+        other = next((e for e in IMAGE_ENDINGS if path.name.lower().endswith(e)), ending)
+        name = path.name[:-len(other)] + other
+        if not path.name.endswith(ending) and (case := _case_of(name, other)) and case not in found:
             found[path.name] = [path]
     return dict(sorted(found.items()))
 
@@ -80,6 +81,7 @@ def name_problem(case: str, files: Sequence[Path], ending: str) -> Problem | Non
                            "Remove the files whose names begin with '._'.")
         if not file.name.endswith(ending):
             return Problem(case, str(file), f"does not end in {ending} as dataset.json says",
+                           f"Rename it: {file.name[:-len(ending)]}{ending}." if file.name.lower().endswith(ending) else
                            f"Convert it to {ending}, as all others; renaming does not convert.")
         if _case_of(file.name, ending) is None:
             return Problem(case, str(file), "has no channel number",
@@ -93,7 +95,7 @@ def name_problem(case: str, files: Sequence[Path], ending: str) -> Problem | Non
 
 def is_stray(case: str) -> bool:
     """Whether `cases_in` has listed a single file, with a wrong name, as a case."""
-    return case.endswith(IMAGE_ENDINGS)
+    return case.lower().endswith(IMAGE_ENDINGS)
 
 
 def _numbered(numbers: Iterable[int]) -> str:

@@ -21,7 +21,7 @@ from ldseg_auto.checks.problem import (
     write_record,
 )
 from ldseg_auto.checks.run import check_cases
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, reason_of
 
 
 def find_inputs(folder: Path, description: Mapping[str, Any]) -> dict[str, list[Path]]:
@@ -66,9 +66,13 @@ def check_inputs(cases: Mapping[str, Sequence[Path]], description: Mapping[str, 
     bad = set(bad_cases(problems))
     good = [case for case in items if case.name not in bad]
     known = plans.get(PLANS_KEY, {})
-    problems += [*compare.unlike_orientation(good, reports, known.get("orientations", {})),
-                 *compare.unlike_order(good, reports, names, known.get("channels", [])),
-                 *compare.duplicates(good, reports)]
+    try:
+        problems += [*compare.unlike_orientation(good, reports, known.get("orientations", {})),
+                     *compare.unlike_order(good, reports, names, known.get("channels", []))]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise LDSegError(f"{PLANS_KEY} in the model's plans.json is not what planning writes ({reason_of(error)}).",
+                         "The model is damaged: get it from its source again.") from error
+    problems += compare.duplicates(good, reports)
     return {case.name: list(cases[case.name]) for case in good}, problems
 
 

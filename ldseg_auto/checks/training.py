@@ -63,6 +63,8 @@ def check_training(name: str, processes: int = 0, skip_bad_cases: bool = False, 
     bad = set(bad_cases(problems))
     problems += compare.duplicates([case for case in cases if case.name not in bad], reports)
     bad = set(bad_cases(problems))
+    problems += compare.unlike_spacing([case for case in cases if case.name not in bad], reports)
+    bad = set(bad_cases(problems))
     good = [case for case in cases if case.name not in bad]
     number = len([case for case in listed if not is_stray(case)])
     if description["numTraining"] not in (len(good), number):

@@ -9,6 +9,7 @@ import numpy as np
 
 _MOST_COUNTED = 1 << 16  # distinct whole numbers that are counted instead of sorted
 _SHOWN = 5
+LARGEST = 1e14  # squares, summed over a volume, must fit into float32: nnU-Net normalises by them
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
@@ -50,6 +51,12 @@ def label_problem(values: Sequence[float] | np.ndarray, allowed: Iterable[int]) 
     wrong = [v for v in values if float(v) not in allowed]
     if not wrong:
         return None
-    shown = ", ".join(f"{v:g}" for v in wrong[:_SHOWN]) + (", ..." if len(wrong) > _SHOWN else "")
+    shown = ", ".join(_shown(v) for v in wrong[:_SHOWN]) + (", ..." if len(wrong) > _SHOWN else "")
     fractions = any(not float(v).is_integer() for v in wrong)
     return f"holds {shown}, {'which are no whole numbers' if fractions else 'which dataset.json does not name'}"
+
+
+def _shown(value: float) -> str:
+    """2.0000005 must not be called 2."""
+    short = f"{value:g}"
+    return short if float(short) == float(value) or not np.isfinite(value) else str(float(value))

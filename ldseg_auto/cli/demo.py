@@ -28,3 +28,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     from ldseg_auto.demo.demo import run_demo
 
     run_demo(**vars(arguments))
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

@@ -67,3 +67,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         texts = [tables.evaluation_table(evaluate.evaluate_folder(predictions, references, **options))]
     folder = options.get("output_folder", Path(predictions) / evaluate.DEFAULT_FOLDER)
     print(*texts, f"Written to {folder}", sep="\n\n")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

@@ -42,3 +42,7 @@ def _export(arguments: argparse.Namespace) -> None:
     for configuration, folds in manifest.configurations.items():
         print(f"{manifest.dataset}, {configuration}: fold {' '.join(map(str, folds))}")
     print(f"Exported model: {arguments.output_file}")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

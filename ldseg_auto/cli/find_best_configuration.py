@@ -35,3 +35,7 @@ def _find(arguments: argparse.Namespace) -> None:
 
     best = find_best_configuration(**vars(arguments))
     print(f"Chosen: {' and '.join(best.configurations)}; ldseg_predict uses it from now on")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

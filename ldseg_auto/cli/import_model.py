@@ -27,3 +27,7 @@ def _import(arguments: argparse.Namespace) -> None:
 
     for model in import_model(**vars(arguments)):
         print(f"Installed model: {model} (its licence: {model / 'LICENSE'})")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

@@ -63,3 +63,7 @@ def _plan_and_preprocess(arguments: argparse.Namespace) -> None:
     for name, planned in plans.items():
         for text in [f"{name}\n{explanation.explain(planned)}"] if explain else explanation.warnings(planned):
             print(text)
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

@@ -86,6 +86,12 @@ def _predict(arguments: argparse.Namespace) -> None:
     require_input_folder(Path(arguments.input_folder))
 
     from ldseg_auto.inference.run import predict_folder
+    from ldseg_auto.trainers.interruption import stop_in_order
 
-    written = predict_folder(**vars(arguments))
+    with stop_in_order("Run the same command again with --continue_prediction: cases that are written are kept."):
+        written = predict_folder(**vars(arguments))
     print(f"Segmentations in {arguments.output_folder}: {len(written)}")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

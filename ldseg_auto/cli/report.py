@@ -38,3 +38,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from ldseg_auto.report.run import write_report
 
     print(f"Report: {write_report(**vars(arguments))}")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

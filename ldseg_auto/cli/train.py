@@ -79,3 +79,7 @@ def _train(arguments: argparse.Namespace) -> None:
         raise LDSegError("--cluster_options is given without --cluster.", "Add --cluster slurm or --cluster local.")
     for folder in train_folds(**vars(arguments)):
         print(f"Trained fold: {folder}")
+
+
+if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
+    raise SystemExit(main())

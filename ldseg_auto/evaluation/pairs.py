@@ -11,6 +11,8 @@ import numpy as np
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.evaluation.setting import Setting, is_flat
+from ldseg_auto.headers import header_problem
+from ldseg_auto.integrity import scan
 
 _NAMED = 5  # files or values that a message names
 _SPACING, _DIRECTION = 1e-3, 1e-3  # relative; of each cosine
@@ -127,6 +129,11 @@ def _named(names: Sequence[str]) -> str:
 
 def _read(file: Path, setting: Setting) -> tuple[np.ndarray, dict[str, Any]]:
     """The volume (z, y, x), 2D images with z of 1, and the reader's properties."""
+    if not scan(file).whole:  # SimpleITK takes the missing end for background
+        raise UnusableError(f"{file} is cut off or damaged")
+    wrong = header_problem(file, setting.reader_class.__name__)
+    if wrong is not None:
+        raise UnusableError(f"{file} {wrong[0]}")
     try:
         volume, properties = setting.reader_class().read_seg(str(file))
     except Exception as error:  # noqa: BLE001, whatever a reader raises on a damaged file belongs in the list

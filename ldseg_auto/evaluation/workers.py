@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ldseg_auto.devices import end_with_parent
 from ldseg_auto.errors import LDSegError, named
 
 _START_SECONDS = 10.0
@@ -73,7 +74,7 @@ class Workers:
             return
         if self._pool is None:
             self._pool = ProcessPoolExecutor(min(self._number, len(items)), multiprocessing.get_context("spawn"),
-                                             _use_one_thread)
+                                             _begin)
         futures = [self._pool.submit(work, item) for item in items]
         for future in futures:
             try:
@@ -87,6 +88,7 @@ class Workers:
             yield result
 
 
-def _use_one_thread() -> None:
+def _begin() -> None:
     """The cores belong to the processes. Heard by torch, which a new process has not imported yet."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    end_with_parent()

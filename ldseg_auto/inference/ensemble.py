@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ldseg_auto.inference.outputs import is_whole
 from ldseg_auto.sharing.opening import read_model, read_properties
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def is_member(case: Path, with_spread: bool = False) -> bool:
     """Whether a model's part in the ensemble lies at CASE.npz and CASE.pkl, and, where they are asked for, its spread
     (see `inference.uncertainty`), which is written last."""
     spread = [spread_file(case)] if with_spread else []
-    return all(file.is_file() for file in (Path(f"{case}.npz"), Path(f"{case}.pkl"), *spread))
+    return all(map(is_whole, (Path(f"{case}.npz"), Path(f"{case}.pkl"), *spread)))
 
 
 def spread_file(case: Path) -> Path:

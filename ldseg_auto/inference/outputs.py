@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from zipfile import is_zipfile
 
 from ldseg_auto.errors import LDSegError, named
+from ldseg_auto.integrity import scan
 
 
 def files_of(case: Path, description: dict[str, Any], save_probabilities: bool, uncertainty: bool) -> list[Path]:
@@ -17,6 +19,13 @@ def files_of(case: Path, description: dict[str, Any], save_probabilities: bool, 
     probabilities = [Path(f"{case}.npz"), Path(f"{case}.pkl")] if save_probabilities else []
     maps = uncertainty_files(case, class_names(description)) if uncertainty else []
     return [Path(f"{case}{description['file_ending']}"), *probabilities, *maps]
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a file is there to its end: a power cut, or a copy that was interrupted, leaves names without content."""
+    if not file.is_file() or file.stat().st_size == 0:
+        return False
+    return is_zipfile(file) if file.suffix == ".npz" else scan(file).whole
 
 
 def require_output_folder(input_folder: Path, output_folder: Path) -> None:

@@ -14,10 +14,10 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from tqdm import tqdm
 
 from ldseg_auto import nnunet_ext
-from ldseg_auto.errors import LDSegError
+from ldseg_auto.errors import LDSegError, reason_of
 from ldseg_auto.inference.accumulate import RowAccumulator
 from ldseg_auto.inference.export import ExportOptions
-from ldseg_auto.inference.fallback import BatchSizes
+from ldseg_auto.inference.fallback import BatchSizes, is_out_of_memory
 from ldseg_auto.inference.file_predictor import PROBABILITY_FLOOR, FilePredictor
 from ldseg_auto.inference.noise import NoiseKey, noise_tile
 from ldseg_auto.inference.tiling import Tile, Tiling, cut_into_tiles
@@ -72,7 +72,15 @@ class LDSegPredictor(FilePredictor):
         require_openable(Path(model_training_output_dir), self.folds, checkpoint_name)
         nnunet_ext.register()
         with weights_only():  # nnU-Net's torch.load would run what a checkpoint holds
-            super().initialize_from_trained_model_folder(model_training_output_dir, self.folds, checkpoint_name)
+            try:
+                super().initialize_from_trained_model_folder(model_training_output_dir, self.folds, checkpoint_name)
+            except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+                if isinstance(error, LDSegError) or is_out_of_memory(error):
+                    raise
+                raise LDSegError(f"plans.json and dataset.json in {model_training_output_dir} do not describe the "
+                                 f"network whose weights are there ({reason_of(error)}).", "One of the files was "
+                                 "changed or is damaged: get the model from its source again, or train again."
+                                 ) from error
         if not isinstance(unwrapped(self.network), LDSegNet):
             raise LDSegError(f"{model_training_output_dir} holds a {type(self.network).__name__}, not an LDSegNet.",
                              "Predict it with nnUNetv2_predict.")

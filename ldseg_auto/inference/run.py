@@ -28,7 +28,7 @@ from ldseg_auto.folders import (
 from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
 from ldseg_auto.inference.failures import CasesFailed, Failure
-from ldseg_auto.inference.outputs import files_of, require_output_folder, require_written
+from ldseg_auto.inference.outputs import files_of, is_whole, require_output_folder, require_written
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.run_locks import prediction
 from ldseg_auto.sharing.opening import read_model
@@ -93,7 +93,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     out = Path(output_folder)
     files = {case: files_of(out / case, description, save_probabilities, uncertainty) for case in mine}
     to_do = {case: cases[case] for case in mine
-             if not (continue_prediction and all(file.is_file() for file in files[case]))}
+             if not (continue_prediction and all(map(is_whole, files[case])))}
     record = record_of(out, num_parts, part_id)
     good, problems = check_inputs(to_do, description, plans, num_processes_preprocessing, progress_bar)
     mine, to_do = [case for case in mine if case in good or case not in to_do], good

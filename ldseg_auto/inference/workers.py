@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldseg_auto.devices import cores
+from ldseg_auto.devices import cores, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,13 @@ class _Worker:
 
 def start_executor(threads: int) -> Executor:
     """One process that computes with this many threads."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _use_threads, (threads,))
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (threads,))
 
 
-def _use_threads(number: int) -> None:
-    """Heard by torch, which a new process has not imported yet."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(number))
+def _begin(threads: int) -> None:
+    """In the other process, before its work; the number is heard by torch, which it has not imported yet."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    end_with_parent()
 
 
 @contextmanager

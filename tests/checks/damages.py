@@ -70,6 +70,13 @@ def pixdim(file, step: float) -> None:
     opener.close()
 
 
+def sheared(file) -> None:
+    image = nibabel.load(file)
+    affine = image.affine.copy()
+    affine[0, 1] = affine[1, 1] / 2
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), file)
+
+
 def four_d(file) -> None:
     nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(8, 7, 6, 5)).astype(np.float32),
                                      np.eye(4)), file)

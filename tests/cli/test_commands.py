@@ -1,6 +1,7 @@
 """The commands' help, and that every flag reaches the function behind the command."""
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -36,6 +37,14 @@ def test_help_imports_nothing_heavy(command):
                            cwd=Path(__file__).resolve().parents[2])
     assert ended.returncode == 0, ended.stderr
     assert "usage:" in ended.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_python_m_runs_the_command(command):
+    """It must not do nothing and report success."""
+    ended = subprocess.run([sys.executable, "-m", f"ldseg_auto.cli.{command}", "--no_such_flag"], capture_output=True,
+                           text=True, cwd=Path(__file__).resolve().parents[2])
+    assert ended.returncode == 2 and "usage:" in ended.stderr
 
 
 @pytest.mark.parametrize("command, flags, message", [
@@ -244,13 +253,13 @@ class FakePredictor:
         self.predicted, self.files_options = (files, outputs), options
         for output in outputs[self.forget:]:
             Path(output).parent.mkdir(exist_ok=True)
-            Path(f"{output}.nii.gz").write_bytes(b"")
+            Path(f"{output}.nii.gz").write_bytes(gzip.compress(b"labels"))
             if options["save_probabilities"]:
-                Path(f"{output}.npz").write_bytes(b"")
-                Path(f"{output}.pkl").write_bytes(b"")
+                Path(f"{output}.npz").write_bytes(b"PK\5\6" + bytes(18))
+                Path(f"{output}.pkl").write_bytes(b"geometry")
             for file in uncertainty_files(Path(output), ["organ"]) if self.options["export"].maps else []:
                 file.parent.mkdir(exist_ok=True)
-                file.write_bytes(b"")
+                file.write_bytes(gzip.compress(b"map"))
 
 
 @pytest.fixture

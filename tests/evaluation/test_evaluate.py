@@ -246,7 +246,7 @@ MISTAKES = {
     "other names": (_rename_all, [], "No file of", "(a, b, c, ...)", "other_a", "CASE.nii.gz"),
     "no dataset.json": (_forget, [], "no dataset.json in", "-d", "-djfile"),
     "unreadable": (_damage_two, [], "2 of 3 cases cannot be scored: a: ", "c: ", "cannot be read"),
-    "unreadable other": (_damage_other, ["--compare", "{other}"], "1 of 6 cases", "other/a.nii.gz cannot be read"),
+    "unreadable other": (_damage_other, ["--compare", "{other}"], "1 of 6 cases", "other/a.nii.gz is cut off"),
     "unknown label": (_relabel, [], "2 of 3 cases cannot be scored: a: ", "a.nii.gz holds 2; its labels are [0, 1]"),
     "broken": (_break, [], "not valid JSON"), "incomplete": (_shorten, [], "lacks labels, file_ending"),
     "number": (_number, [], "lacks labels, file_ending"),

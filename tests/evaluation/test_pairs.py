@@ -1,5 +1,6 @@
 """Cases found in two folders, and what is wrong with a case."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +122,23 @@ def test_colours_are_no_labels(tmp_path):
 
 
 def test_damaged_files(pair):
-    pair.prediction.write_bytes(b"no image")
+    pair.prediction.write_bytes(gzip.compress(b"no image"))
     assert "predictions/a.nii.gz cannot be read (" in problem_of(pair, setting())
+
+
+@pytest.mark.parametrize("which", ["prediction", "reference"])
+def test_files_that_are_cut_off(which, pair):
+    """SimpleITK reads zeros for what is missing: a score that looks right."""
+    file = getattr(pair, which)
+    file.write_bytes(file.read_bytes()[:-20])
+    assert problem_of(pair, setting()) == f"a: {file} is cut off or damaged"
+
+
+@pytest.mark.parametrize("reader, usable", [("SimpleITKIO", False), ("NibabelIO", True)])
+def test_an_unpacked_file_beside_the_packed_one(reader, usable, pair, cubes, write_map):
+    """SimpleITK takes its voxels."""
+    write_map(pair.reference.with_suffix(""), cubes() * 0)
+    assert (problem_of(pair, setting(reader)) is None) == usable
 
 
 def test_cases_of_both_folders(folders):

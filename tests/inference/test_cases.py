@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from types import SimpleNamespace
@@ -177,10 +178,22 @@ def test_arrays_and_iterators_as_nnunet_takes_them(predictor, in_small_world, tm
     assert (written[0] != returned).mean() < 0.01, "logits are resampled there, probabilities here"
 
 
+def test_what_was_cut_off_since_does_not_count_as_done(in_small_world, tmp_path, capsys):
+    """By a power cut, or a copy that was interrupted."""
+    arguments = ["-i", str(in_small_world["images"]), "-o", str(tmp_path), *COMMAND, "--save_probabilities"]
+    assert predict.main(arguments) == 0
+    for name, bytes_left in (("case_10.nii.gz", 60), ("case_11.npz", 100), ("case_10.pkl", 0)):
+        whole = (tmp_path / name).read_bytes()
+        os.truncate(tmp_path / name, bytes_left)
+        capsys.readouterr()
+        assert predict.main([*arguments, "--continue_prediction"]) == 0
+        assert (tmp_path / name).read_bytes() == whole
+        assert capsys.readouterr().out.count("Predicting case") == 1, "the other one is kept"
+
+
 @pytest.mark.slow
 def test_a_killed_command_is_continued(in_small_world, tmp_path):
     """SIGKILL at several moments of the real command with its processes; then --continue_prediction."""
-    import signal
     import subprocess
     import time
 
@@ -211,8 +224,8 @@ def test_a_killed_command_is_continued(in_small_world, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_command_is_one_line(in_small_world, tmp_path):
-    import signal
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_so_in_one_line(number, in_small_world, tmp_path):
     import subprocess
 
     script = "import sys; from ldseg_auto.cli.predict import main; sys.exit(main(sys.argv[1:]))"
@@ -222,8 +235,9 @@ def test_ctrl_c_in_the_command_is_one_line(in_small_world, tmp_path):
                                text=True)
     while "Predicting case" not in running.stdout.readline():
         pass
-    os.killpg(running.pid, signal.SIGINT)
+    os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert said.strip().splitlines()[-1] == "interrupted" and "Traceback" not in said
-    assert not list(tmp_path.glob("*.part"))
+    assert running.returncode == 128 + number
+    assert said.strip().splitlines()[-1] == (f"interrupted by {number.name}. Run the same command again with "
+                                             "--continue_prediction: cases that are written are kept.")
+    assert "Traceback" not in said and not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".ldseg*"))

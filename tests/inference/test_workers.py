@@ -103,6 +103,31 @@ def test_a_process_that_dies_while_it_waits_is_replaced():
 
 
 @pytest.mark.processes
+def test_no_process_outlives_one_that_is_killed(tmp_path):
+    """It would keep its memory, and could still write when the next run has begun."""
+    script = tmp_path / "killed.py"
+    script.write_text(INTERRUPTED)
+    running = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, start_new_session=True)
+    processes = [int(pid) for pid in running.stdout.readline().split()]
+    assert len(processes) == 3  # two at work, one idle
+    running.kill()
+    running.communicate(timeout=30)
+    end = time.monotonic() + 20
+    while alive := [pid for pid in processes if _is_alive(pid)]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.05)
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie that nobody has waited for is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.processes
 def test_ctrl_c_ends_the_processes_without_a_word_of_theirs(tmp_path):
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED)

@@ -126,6 +126,17 @@ def test_code_that_plans_name_is_refused_by_every_command(name, in_small_world, 
         refused(command, flags)
 
 
+@pytest.mark.parametrize("path, value, part", [
+    ((*ARCHITECTURE, "arch_kwargs", "conv_bias"), None, "do not describe the network whose weights are there"),
+    ((*ARCHITECTURE, "arch_kwargs", "kernel_sizes"), None, "do not describe the network whose weights are there"),
+    (("training_images",), None, "training_images in the model's plans.json is not what planning writes"),
+    (("training_images",), {"orientations": 5}, "training_images in the model's plans.json is not what planning")])
+def test_plans_that_do_not_fit_the_weights(path, value, part, in_small_world, change, refused):
+    file = in_small_world["model"] / PLANS
+    change(file, _with(file, path, value))
+    assert part in refused(*OPEN["predict"])
+
+
 @pytest.mark.parametrize("opened", [*OPEN, "train --val", "train --c"])
 def test_checkpoints_that_run_code_are_refused_by_every_command(opened, in_small_world, change, refused, made,
                                                                 tmp_path):

@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, damage):
     assert (tmp_path / f"damaged_{LATEST}").is_file()
     assert epoch_of(latest) == 1, "what nnU-Net continues from, if this run is interrupted as well"
     checkpoint.save(content(2), str(latest), PREVIOUS)
-    assert epoch_of(tmp_path / PREVIOUS) == 1
+    assert epoch_of(tmp_path / PREVIOUS) == 1 and not list(tmp_path.glob("*.part")), "nothing is left behind"
     for path in (latest, tmp_path / PREVIOUS):
         DAMAGES[damage](path)
     assert checkpoint.load_newest(str(latest), CPU, told.append)["epoch"] == 0, "the best is all that is left"

@@ -273,6 +273,29 @@ def test_a_validation_that_is_killed_is_made_again(own_small_world, monkeypatch)
     assert (fold / "latent_signs.json").stat().st_mtime_ns < (fold / "validation" / "summary.json").stat().st_mtime_ns
 
 
+def test_preprocessing_that_was_interrupted_is_not_trained_on(own_small_world):
+    """Else the split would be made of the cases that were done."""
+    folder = own_small_world["preprocessed"]
+    (folder / "splits_final.json").unlink()
+    for file in (folder / "LDSegPlans_3d_fullres").glob("case_09*"):
+        file.unlink()
+    with pytest.raises(LDSegError, match="Only 9 of 10 cases are preprocessed for 3d_fullres"):
+        train_folds("7", ["1"], "3d_fullres", device="cpu")
+    assert not (folder / "splits_final.json").exists()
+
+
+def test_a_reference_that_is_cut_off_is_not_validated_with(own_small_world):
+    """SimpleITK reads zeros for what is missing: scores that look right."""
+    folder = own_small_world["preprocessed"]
+    case = json.loads((folder / "splits_final.json").read_text())[0]["val"][0]
+    os.truncate(folder / "gt_segmentations" / f"{case}.nii.gz", 100)
+    summary = own_small_world["model"] / "fold_0" / "validation" / "summary.json"
+    before = summary.read_bytes()
+    with pytest.raises(LDSegError, match=f"gt_segmentations are cut off or damaged: {case}.nii.gz"):
+        train_folds("7", ["0"], "3d_fullres", device="cpu", only_validate=True)
+    assert summary.read_bytes() == before
+
+
 def test_the_best_checkpoint_is_validated_beside_the_final_one(own_small_world, monkeypatch):
     monkeypatch.setattr(LDSegTrainer, "validation_mirroring", False)
     fold = own_small_world["model"] / "fold_0"
