@@ -25,6 +25,7 @@ from ldseg_auto.folders import (
     model_folder,
     parse_folds,
     preprocessed_cases,
+    preprocessed_folder,
     read_json,
     require_environment,
     require_folds_to_train,
@@ -32,6 +33,7 @@ from ldseg_auto.folders import (
 )
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.sharing.opening import read_weights, weights_only
+from ldseg_auto.trainers.cases import require_openable
 from ldseg_auto.trainers.crossval import (
     FINISHED,
     NEW,
@@ -160,6 +162,7 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
         raise LDSegError(f"Only {len(cases)} of {description['numTraining']} cases are preprocessed for "
                          f"{configuration}: preprocessing was interrupted.", "Run ldseg_plan_and_preprocess again, or "
                          "train without the others: --allow_unused_cases.")
+    require_openable(preprocessed_folder(dataset, plans, configuration), cases)
     splits = prepare_splits(folder_of(PREPROCESSED) / dataset, cases, group_by, allow_unused_cases)
     states = {fold: NEW if restart else fold_state(model / f"fold_{fold}", _validation_cases(fold, splits, cases),
                                                    ending, save_probabilities) for fold in chosen}
