@@ -77,17 +77,36 @@ def _raising(advice: str) -> Any:
 
 
 def _without_interrupts(start: Any) -> Any:
-    """`start` of a process, in which SIGINT is blocked from its first instruction on."""
+    """`start` of a process, in which SIGINT is blocked from its first instruction on, and SIGTERM ends it at once."""
     if not hasattr(signal, "pthread_sigmask"):
         return start
 
     def start_blocked(process: BaseProcess) -> None:
-        if getattr(process, "_start_method", "fork") != "fork":
+        blocked = {signal.SIGINT}
+        _starting.by_fork = getattr(process, "_start_method", "fork") == "fork"
+        if _starting.by_fork:
+            # until `_end_by_sigterm` has run: Python forgets a signal that comes while it forks, and a pool that ends
+            # a worker just then would wait for it for ever
+            blocked.add(signal.SIGTERM)
+        else:
             resource_tracker.ensure_running()  # before: to start it unblocks SIGINT
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
             start(process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _starting.by_fork = False
 
     return start_blocked
+
+
+def _end_by_sigterm() -> None:
+    """In a process that `_without_interrupts` has forked: its parent's handler of SIGTERM is not its own."""
+    if getattr(_starting, "by_fork", False):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+_starting = threading.local()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_by_sigterm)

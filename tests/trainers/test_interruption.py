@@ -87,6 +87,19 @@ def test_workers_hear_no_interrupt_and_end_by_sigterm(method, capfd):
         signal.raise_signal(signal.SIGINT)  # here it is heard again
 
 
+def test_a_worker_that_is_ended_while_it_starts_ends():
+    """As when a pool replaces a dead process and is closed at the same moment."""
+    with stop_in_order(""):
+        for _ in range(40):
+            worker = multiprocessing.get_context("fork").Process(target=_sleep, daemon=True)
+            worker.start()
+            worker.terminate()
+            worker.join(10)
+            ended = worker.exitcode
+            worker.kill()
+            assert ended == -signal.SIGTERM
+
+
 def test_local_jobs_are_ended_when_their_command_is(monkeypatch, tmp_path):
     cancelled = []
     job = SimpleNamespace(done=lambda: False, cancel=lambda: cancelled.append(1), job_id="1",
