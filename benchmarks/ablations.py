@@ -10,7 +10,6 @@ RESULTS.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from record import conditions, table, under, write_json, write_section
+from record import conditions, parser, table, under, write_json, write_section
 
 
 @dataclass(frozen=True)
@@ -145,16 +144,15 @@ def report(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
-    parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of each training")
-    parser.add_argument("--together", type=int, default=2, help="trainings side by side")
-    parser.add_argument("--batch", type=int, default=None, help="samples; the plans' where it is left out")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--minutes", type=float, default=8.0)
+    arguments.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments.add_argument("--fold", type=int, default=0)
+    arguments.add_argument("--threads", type=int, default=1, help="of each training")
+    arguments.add_argument("--together", type=int, default=2, help="trainings side by side")
+    arguments.add_argument("--batch", type=int, default=None, help="samples; the plans' where it is left out")
+    options = arguments.parse_args()
     os.environ.setdefault("nnUNet_n_proc_DA", "0")
     os.environ.setdefault("nnUNet_def_n_proc", "1")
     found: list[dict[str, Any]] = []

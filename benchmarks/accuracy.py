@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,7 +22,7 @@ from typing import Any
 import numpy as np
 from models import Model, dice_per_class, results_of, validation_cases
 from peers import SIDES
-from record import HERE, conditions, table, under, write_json, write_section
+from record import HERE, conditions, in_own_process, parser, table, under, write_json, write_section
 from robustness import images
 
 from ldseg_auto.evaluation.statistics import bootstrap_interval, paired_wilcoxon
@@ -103,18 +101,13 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 folder = results_of(minutes, base) / options.dataset / SIDES[side].folder / f"fold_{fold}"
                 facts_file = folder / "benchmark.json"
                 if not (folder / "checkpoint_final.pth").is_file() or not facts_file.is_file():
-                    _alone(train, side, options.dataset, fold, minutes, options.threads, options.seed)
+                    in_own_process(train, side, options.dataset, fold, minutes, options.threads, options.seed)
                 row = {"side": side, "fold": fold, "minutes": minutes, **json.loads(facts_file.read_text()),
-                       "points": _alone(predict, side, options.dataset, fold, options.threads)}
+                       "points": in_own_process(predict, side, options.dataset, fold, options.threads)}
                 signs = folder / "latent_signs.json"
                 results.append(row | ({"signs": json.loads(signs.read_text())} if signs.is_file() else {}))
                 write(options, results)
     return results
-
-
-def _alone(work: Any, *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, *arguments).result()
 
 
 def report(results: list[dict[str, Any]]) -> str:
@@ -153,14 +146,13 @@ def write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[20.0], help="one budget or several")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["ldseg", "nnunet", "nnunet-adamw"])
-    parser.add_argument("--folds", type=int, nargs="+", default=[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--minutes", type=float, nargs="+", default=[20.0], help="one budget or several")
+    arguments.add_argument("--sides", nargs="+", choices=SIDES, default=["ldseg", "nnunet", "nnunet-adamw"])
+    arguments.add_argument("--folds", type=int, nargs="+", default=[0])
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--seed", type=int, default=0)
+    options = arguments.parse_args()
     os.environ.setdefault("nnUNet_n_proc_DA", "0")
     os.environ.setdefault("nnUNet_def_n_proc", str(options.threads))
     print(report(run(options)))

@@ -10,12 +10,9 @@ the image in every step, without mirroring. Writes benchmarks/results/cost_*.jso
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
 import os
 import resource
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -26,7 +23,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from peers import SIDES
-from record import conditions, table, under, write_json, write_section
+from record import conditions, in_own_process, parser, table, under, write_json, write_section
 
 from ldseg_auto.folders import load_plans
 from ldseg_auto.inference.predictor import LDSegPredictor
@@ -128,16 +125,14 @@ def report(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[], help="voxels an axis of growing volumes")
-    parser.add_argument("--image_steps", type=int, nargs="*", default=[50], help="steps of diffusion in image space")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--sizes", type=int, nargs="*", default=[], help="voxels an axis of growing volumes")
+    arguments.add_argument("--image_steps", type=int, nargs="*", default=[50], help="steps of diffusion in image space")
+    options = arguments.parse_args()
     found = []
     for work in works(options.sizes, options.image_steps):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            row = asdict(work) | process.submit(measure, work, options.dataset, options.threads).result()
+        row = asdict(work) | in_own_process(measure, work, options.dataset, options.threads)
         found.append(row)
         print(f"{row['name']}: {row['seconds']:.3f} s, {row['memory_gb']:.3f} GB", flush=True)
     context = conditions(options.threads)

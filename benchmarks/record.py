@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import multiprocessing
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Of a benchmark of one data set."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("dataset", help="full name, DatasetXXX_NAME")
+    return made
+
+
+def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `work`, computed in a new process that ends with it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
 
 
 def machine() -> str:

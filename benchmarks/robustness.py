@@ -8,7 +8,6 @@ preprocessed as any image is; no mirroring. Writes benchmarks/results/robustness
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from corruptions import CORRUPTIONS, SEVERITIES, area_under, corrupted
 from models import Model, dice_per_class, results_of, validation_cases
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from peers import SIDES
-from record import conditions, table, under, write_json, write_section
+from record import conditions, parser, table, under, write_json, write_section
 from tqdm import tqdm
 
 
@@ -64,14 +63,13 @@ def report(results: dict[str, dict[str, list[list[float]]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of the training whose models are taken")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["ldseg", "nnunet-adamw", "nnunet-no-skips"])
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--cases", type=int, default=20, help="the first of the fold's validation cases")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--minutes", type=float, default=20.0, help="of the training whose models are taken")
+    arguments.add_argument("--sides", nargs="+", choices=SIDES, default=["ldseg", "nnunet-adamw", "nnunet-no-skips"])
+    arguments.add_argument("--fold", type=int, default=0)
+    arguments.add_argument("--cases", type=int, default=20, help="the first of the fold's validation cases")
+    arguments.add_argument("--threads", type=int, default=2)
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     results = results_of(options.minutes, Path(os.environ["nnUNet_results"]))
     cases = validation_cases(options.dataset, options.fold)[:options.cases]

@@ -8,19 +8,16 @@ benchmarks/results/training_cost_*.json and the section of RESULTS.md.
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
 import os
 import resource
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 from peers import NNUNET, SIDES
-from record import conditions, table, under, write_json, write_section
+from record import conditions, in_own_process, parser, table, under, write_json, write_section
 
 _WARM_UP = 2
 
@@ -68,18 +65,16 @@ def report(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
-    parser.add_argument("--iterations", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="values of nnUNet_n_proc_DA")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--iterations", type=int, default=12)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="values of nnUNet_n_proc_DA")
+    options = arguments.parse_args()
     found = []
     for workers in options.workers:
         os.environ["nnUNet_n_proc_DA"] = str(workers)
         for side in ("ldseg", "nnunet-adamw"):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                row = process.submit(measure, side, options.dataset, options.iterations, options.threads).result()
+            row = in_own_process(measure, side, options.dataset, options.iterations, options.threads)
             found.append(row | {"workers": workers})
     context = conditions(options.threads)
     write_json(f"training_cost_{options.dataset}", {**context, "results": found})

@@ -10,7 +10,6 @@ benchmarks/results/uncertainty_*.json and the table of docs/uncertainty.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -23,6 +22,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from peers import register
+from record import parser
 
 from ldseg_auto.folders import load_plans, preprocessed_folder
 from ldseg_auto.inference import finish
@@ -106,12 +106,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="full name, DatasetXXX_NAME")
-    parser.add_argument("--peer", default="nnUNetTrainerAdamWWithinBudget", help="nnU-Net's trainer")
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--peer", default="nnUNetTrainerAdamWWithinBudget", help="nnU-Net's trainer")
+    arguments.add_argument("--fold", type=int, default=0)
+    arguments.add_argument("--threads", type=int, default=2)
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     register()
     results_folder = Path(os.environ["nnUNet_results"]) / options.dataset

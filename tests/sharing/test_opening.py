@@ -10,20 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from payload import Payload
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.sharing import opening
 from ldseg_auto.sharing.opening import read_model, read_properties, read_weights, require_openable, weights_only
-
-
-class Payload:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, made: Path):
-        self.made = str(made)
-
-    def __reduce__(self):
-        return os.mkdir, (self.made,)
 
 
 @pytest.fixture

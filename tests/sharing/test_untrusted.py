@@ -1,13 +1,13 @@
 """A trained model's folder from a stranger, through the real commands: refused in one line, and no code of it runs."""
 
 import json
-import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from payload import Payload
 
 from ldseg_auto.cli import (
     evaluate,
@@ -33,16 +33,6 @@ TRAIN = {
     "train --val": (train, ["7", "0", "-c", "3d_fullres", "-device", "cpu", "--val"]),
     "find_best": OPEN["find_best"],
 }
-
-
-class Payload:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, made: Path):
-        self.made = str(made)
-
-    def __reduce__(self):
-        return os.mkdir, (self.made,)
 
 
 @pytest.fixture
