@@ -29,7 +29,7 @@ from ldseg_auto.evaluation.peak_memory import (
     segmentation_loss,
     training_peak_bytes,
 )
-from ldseg_auto.planners.memory import prediction_bytes, training_bytes
+from ldseg_auto.planners.memory import convolutions_per_stage, prediction_bytes, training_bytes
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # spacing, patch, index of the latent's stride on the pooling path, channels, encoder, inputs, classes, batch size
@@ -53,11 +53,13 @@ def network(spacing: tuple, patch: tuple, latent: int, channels: int, encoder: s
     strides = tuple(tuple(int(s) for s in stride) for stride in strides)
     stages = len(strides)
     cumulative = dict.fromkeys(tuple(int(s) for s in row) for row in np.cumprod(np.array(strides), axis=0))
+    stride = [stride for stride in cumulative if max(stride) > 1][latent]
+    blocks = (2,) * stages if encoder == "plain" else (1, 3, 4, 6, 6, 6, 6, 6, 6)
     return LDSegConfig(
         n_stages=stages, features_per_stage=tuple(min(512 if dim == 2 else 320, 32 * 2 ** i) for i in range(stages)),
         conv_op=nn.Conv2d if dim == 2 else nn.Conv3d, kernel_sizes=tuple(map(tuple, kernels)), strides=strides,
-        n_conv_per_stage=(2,) * stages if encoder == "plain" else (1, 3, 4, 6, 6, 6, 6, 6, 6)[:stages],
-        latent_stride=[stride for stride in cumulative if max(stride) > 1][latent], latent_channels=channels,
+        n_conv_per_stage=convolutions_per_stage(blocks, strides, stride), latent_stride=stride,
+        latent_channels=channels,
         norm_op=nn.InstanceNorm2d if dim == 2 else nn.InstanceNorm3d, norm_op_kwargs={"affine": True},
         nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True}, encoder=encoder, denoiser_features=(48, 96))
 

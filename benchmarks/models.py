@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from peers import SIDES, register
+from peers import SIDES, in_16_bits, register
 
 from ldseg_auto.evaluation.metrics import dice
 from ldseg_auto.inference.predictor import LDSegPredictor
@@ -59,6 +59,7 @@ class Model:
             self.predictor.initialize_from_trained_model_folder(
                 str(results / maybe_convert_to_dataset_name(dataset) / SIDES[side].folder), [fold],
                 "checkpoint_final.pth")
+        self.precision = in_16_bits if SIDES[side].is_in_16_bits else nullcontext
         self.preprocessor = self.predictor.configuration_manager.preprocessor_class(verbose=False)
 
     def predict(self, image: np.ndarray, properties: dict) -> Prediction:
@@ -68,7 +69,8 @@ class Model:
         data, _, properties = self.preprocessor.run_case_npy(image, None, properties, p.plans_manager,
                                                              p.configuration_manager, p.dataset_json)
         started = perf_counter()
-        logits = p.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(data)))
+        with self.precision():
+            logits = p.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(data)))
         seconds = perf_counter() - started
         return Prediction(convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, p.plans_manager, p.configuration_manager, p.label_manager, properties), seconds)

@@ -48,6 +48,46 @@ class nnUNetTrainerAdamWNoSkips(nnUNetTrainerAdamWWithinBudget):  # noqa: N801, 
         return network
 
 
+class _In16Bits:
+    """Convolutions in bfloat16 on a CPU, as LDSegTrainer's are where the CPU has it; nnU-Net itself computes in 32 bits
+    there. Predict with it inside `in_16_bits` too."""
+
+    def train_step(self, batch: dict) -> dict:
+        with in_16_bits():
+            return super().train_step(batch)  # type: ignore[misc]
+
+    def validation_step(self, batch: dict) -> dict:
+        with in_16_bits():
+            return super().validation_step(batch)  # type: ignore[misc]
+
+    def _build_loss(self) -> nn.Module:
+        return _LossIn32Bits(super()._build_loss())  # type: ignore[misc]
+
+
+def in_16_bits() -> torch.autocast:
+    """For everything nnU-Net computes on a CPU inside the block."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+class _LossIn32Bits(nn.Module):
+    """Sums over the volume need more digits than bfloat16 has."""
+
+    def __init__(self, loss: nn.Module):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: Any, target: Any) -> torch.Tensor:
+        return self.loss([o.float() for o in output] if isinstance(output, (list, tuple)) else output.float(), target)
+
+
+class nnUNetTrainerAdamW16Bits(_In16Bits, nnUNetTrainerAdamWWithinBudget):  # noqa: N801, nnU-Net's way of naming
+    """nnU-Net's network with LDSegTrainer's optimiser and precision."""
+
+
+class nnUNetTrainer16Bits(_In16Bits, nnUNetTrainerWithinBudget):  # noqa: N801, nnU-Net's way of naming
+    """nnU-Net as it is, with LDSegTrainer's precision."""
+
+
 class DecoderWithoutSkips(UNetDecoder):
     """The decoder of a plain U-Net with its upsampling and heads, its stages fed by the coarser one alone."""
 
@@ -72,6 +112,10 @@ class DecoderWithoutSkips(UNetDecoder):
         return outputs[::-1] if self.deep_supervision else outputs[-1]
 
 
+class nnUNetTrainerAdamWNoSkips16Bits(_In16Bits, nnUNetTrainerAdamWNoSkips):  # noqa: N801, nnU-Net's way of naming
+    """The U-Net without skip connections, with LDSegTrainer's precision."""
+
+
 class LDSegTrainerAtT(LDSegTrainer):
     """Every timestep is T: a regressor by way of the latent, without diffusion."""
 
@@ -93,11 +137,11 @@ class LDSegTrainerNoNoise(_WithoutNoise, LDSegTrainer):
     """LDSegTrainer without noise in its augmentation."""
 
 
-class nnUNetTrainerAdamWNoNoise(_WithoutNoise, nnUNetTrainerAdamWWithinBudget):  # noqa: N801, nnU-Net's way of naming
+class nnUNetTrainerAdamWNoNoise16Bits(_WithoutNoise, nnUNetTrainerAdamW16Bits):  # noqa: N801, nnU-Net's way of naming
     """nnU-Net's network without noise in its augmentation."""
 
 
-class nnUNetTrainerAdamWNoSkipsNoNoise(_WithoutNoise, nnUNetTrainerAdamWNoSkips):  # noqa: N801, nnU-Net's way
+class nnUNetTrainerAdamWNoSkipsNoNoise16Bits(_WithoutNoise, nnUNetTrainerAdamWNoSkips16Bits):  # noqa: N801, as its own
     """The U-Net without skip connections and without noise in its augmentation."""
 
 
@@ -117,6 +161,11 @@ class Side:
     def is_ours(self) -> bool:
         return issubclass(self.trainer, LDSegTrainer)
 
+    @property
+    def is_in_16_bits(self) -> bool:
+        """Whether nnU-Net's predictor is told to compute so; ours decides by itself."""
+        return issubclass(self.trainer, _In16Bits)
+
 
 def register() -> None:
     """Let nnU-Net's search by name find the trainers of this module, which it needs to load their models."""
@@ -130,10 +179,12 @@ SIDES = {
     "ldseg-paper": Side(LDSegTrainerPaper, OURS),
     "ldseg-no-noise": Side(LDSegTrainerNoNoise, OURS),
     "nnunet": Side(nnUNetTrainerWithinBudget, NNUNET),
+    "nnunet-16": Side(nnUNetTrainer16Bits, NNUNET),
     "nnunet-adamw": Side(nnUNetTrainerAdamWWithinBudget, NNUNET),
-    "nnunet-no-skips": Side(nnUNetTrainerAdamWNoSkips, NNUNET),
-    "nnunet-no-noise": Side(nnUNetTrainerAdamWNoNoise, NNUNET),
-    "nnunet-no-skips-no-noise": Side(nnUNetTrainerAdamWNoSkipsNoNoise, NNUNET),
+    "nnunet-adamw-16": Side(nnUNetTrainerAdamW16Bits, NNUNET),
+    "nnunet-no-skips-16": Side(nnUNetTrainerAdamWNoSkips16Bits, NNUNET),
+    "nnunet-no-noise-16": Side(nnUNetTrainerAdamWNoNoise16Bits, NNUNET),
+    "nnunet-no-skips-no-noise-16": Side(nnUNetTrainerAdamWNoSkipsNoNoise16Bits, NNUNET),
     "resenc-m": Side(nnUNetTrainerWithinBudget, RESENC),
-    "resenc-m-adamw": Side(nnUNetTrainerAdamWWithinBudget, RESENC),
+    "resenc-m-adamw-16": Side(nnUNetTrainerAdamW16Bits, RESENC),
 }

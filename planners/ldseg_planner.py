@@ -42,6 +42,7 @@ from ldseg_auto.planners.memory import (
     DENOISER_SHARE,
     TENSOR_SHARE,
     choose_denoiser_features,
+    convolutions_per_stage,
     network_cost,
     prediction_bytes,
     training_bytes,
@@ -170,10 +171,10 @@ class LatentPlanning(ExperimentPlanner):
         choice = self._choose_latent(candidate_strides(arch_kwargs["strides"]), patch, spacing)
         known = {f.name for f in fields(LDSegConfig)}  # n_conv_per_stage_decoder has no counterpart
         residual = "n_blocks_per_stage" in arch_kwargs
-        if residual:
-            arch_kwargs = arch_kwargs | {"n_conv_per_stage": arch_kwargs["n_blocks_per_stage"]}
         kwargs = {name: value for name, value in arch_kwargs.items() if name in known} | {
             "encoder": "residual" if residual else arch_kwargs.get("encoder", "plain"),
+            "n_conv_per_stage": convolutions_per_stage(self.UNet_blocks_per_stage_encoder, arch_kwargs["strides"],
+                                                       choice.ceiling.stride),
             "latent_stride": choice.ceiling.stride,
             "latent_channels": choice.ceiling.channels,
             "output": "sigmoid" if self.label_manager.has_regions else "softmax",

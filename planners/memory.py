@@ -18,12 +18,12 @@ from ldseg_auto.config import LDSegConfig
 PASSES = {"image_encoder": 1, "top_down": 1, "heads": 1, "label_encoder": 1, "label_decoder": 2, "denoiser": 1}
 DENOISER_WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 MAX_ATTENTION_POSITIONS = 4096  # at the denoiser's lowest level
-DENOISER_SHARE = 1 / 10  # of the image encoder, per call: 5 samples x 2 steps then cost no more than the encoder
+DENOISER_SHARE = 1 / 6  # of the image encoder, per call
 MAX_DENOISER_PARAMETERS = 0.5  # of the image encoder's
 
 # Fitted to peaks counted by running training steps (benchmarks/memory.py), in 32 bits and under autocast to 16.
-_BYTES_PER_ELEMENT = {False: 8.28, True: 4.31}  # a convolution's output is kept twice: before and after its activation
-_BYTES_PER_LOGIT = {False: 12.8, True: 13.9}  # softmax, its logarithm and the one-hot labels are kept in 32 bits
+_BYTES_PER_ELEMENT = {False: 8.42, True: 4.52}  # a convolution's output is kept twice: before and after its activation
+_BYTES_PER_LOGIT = {False: 12.9, True: 16.6}  # softmax, its logarithm and the one-hot labels are kept in 32 bits
 _BYTES_PER_PARAMETER = {False: 16, True: 18}  # the weight, its average and two moments; autocast's copy
 # Share of the memory a GPU needs, by nnU-Net's measurement of its own U-Net, that the same count finds in tensors: the
 # rest is the device's (context, workspaces, fragments). By number of spatial axes.
@@ -71,8 +71,8 @@ def training_elements(costs: dict[str, Cost]) -> int:
 
 def choose_denoiser_features(config: LDSegConfig, patch: Sequence[int], num_inputs: int, num_heads: int,
                              share: float = DENOISER_SHARE) -> tuple[tuple[int, ...], float]:
-    """The widest denoiser that costs at most `share` of the image encoder's multiply-adds per call, and holds at most
-    `MAX_DENOISER_PARAMETERS` of its parameters.
+    """The widest denoiser that costs at most `share` of the image encoder's multiply-adds per call (its way up to the
+    latent's stage included), and holds at most `MAX_DENOISER_PARAMETERS` of its parameters.
 
     A prediction runs the encoder once per tile and the denoiser samples x steps times, so a wide denoiser decides
     the time; on a small grid it would cost no time but most of the weights. The narrowest width is taken where even
@@ -85,7 +85,8 @@ def choose_denoiser_features(config: LDSegConfig, patch: Sequence[int], num_inpu
     levels, grid = 2, _halved(grid_size(patch, config.latent_stride))
     while prod(grid) > MAX_ATTENTION_POSITIONS:
         levels, grid = levels + 1, _halved(grid)
-    encoder = network_cost(config, patch, num_inputs, num_heads)["image_encoder"]
+    parts = network_cost(config, patch, num_inputs, num_heads)
+    encoder = parts["image_encoder"] + parts["top_down"]
     costs = {}
     for width in DENOISER_WIDTHS:
         widths = tuple(width * 2 ** level for level in range(levels))
@@ -128,26 +129,41 @@ def prediction_bytes(config: LDSegConfig, patch: Sequence[int], images: int, num
     """
     value, voxels = (2 if half else 4), prod(int(p) for p in patch)
     stages = _encoder_stages(config, tuple(int(p) for p in patch), num_inputs)
-    held, cast, encoder = 0.0, 0.0, 0.0
+    held, cast, encoder, before = 0.0, 0.0, 0.0, 0.0
     for level, (stage, width, cost, number) in enumerate(zip(config.cumulative_strides(), config.features_per_stage,
                                                              stages, config.n_conv_per_stage, strict=True)):
-        # input, convolution, norm; a residual block's shortcut, and from the second block on the block's input
-        at_once = 3 if config.encoder == "plain" else 4 + (number > 1)
+        # convolution, norm, and from the second one on the convolution's input; a residual block's shortcut, and from
+        # the second block on the block's input
+        at_once = 2 + (number > 1) if config.encoder == "plain" else 4 + (number > 1)
         values = images * width * prod(grid_size(patch, stage))
         cast += 2 * cost.parameters if half else 0  # autocast keeps its copies of the weights
-        encoder = max(encoder, value * (held + at_once * values) + cast)
-        held += values if level >= config.latent_stage else 0.0
+        encoder = max(encoder, value * (held + before + at_once * values) + cast)
+        held, before = held + (values if level >= config.latent_stage else 0.0), values
+        if level >= config.latent_stage:
+            before = 0.0  # held anyway
     costs = network_cost(config, patch, num_inputs, num_heads)
     cast += 2 * costs["top_down"].parameters if half else 0
     if config.latent_stage < config.n_stages - 1:  # upsampled, beside its skip, convolved, norm
         values = images * config.features_per_stage[config.latent_stage] * prod(grid_size(patch, config.latent_stride))
         encoder = max(encoder, value * (held + 5 * values) + cast)
     parameters = sum(cost.parameters for cost in costs.values())
-    features = 2 * _label_levels(config)[0][1] + num_heads
     per_logit = max(3 * value, value + 4 + (4 if half else 0))  # the sum of two paths; or probabilities in 32 bits
-    decoder = images * voxels * max(value * features, num_heads * per_logit)
+    decoder = images * voxels * num_heads * per_logit
     return 4 * parameters + max(encoder + 4 * images * num_inputs * voxels,
                                 decoder + (2 * parameters if half else 0))
+
+
+def convolutions_per_stage(of_nnunet: Sequence[int], strides: Sequence[Sequence[int]],
+                           latent_stride: Sequence[int]) -> tuple[int, ...]:
+    """Convolutions (or residual blocks) of each encoder stage: nnU-Net's from the latent's stage on, one in each finer
+    stage. Those are the costly ones, and no decoder reads them (measured: benchmarks/RESULTS.md)."""
+    numbers, stage = list(of_nnunet[:len(strides)]), [1] * len(latent_stride)
+    for index, stride in enumerate(strides):
+        stage = [a * int(b) for a, b in zip(stage, stride, strict=True)]
+        if stage == [int(s) for s in latent_stride]:
+            break
+        numbers[index] = 1
+    return tuple(int(number) for number in numbers)
 
 
 def grid_size(patch: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
@@ -237,8 +253,8 @@ def _label_encoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) 
 
 
 def _label_decoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) -> Cost:
-    """A convolution and a residual block at the latent's grid, then upsampling and a convolution per level; beside
-    them the linear path."""
+    """A convolution and a residual block at the latent's grid, then upsampling and a convolution per level, at full
+    resolution the upsampling alone; beside them the linear path."""
     levels = _label_levels(config)
     inputs = 2 * levels[-1][1]
     grid = grid_size(patch, config.latent_stride)
@@ -246,13 +262,16 @@ def _label_decoder(config: LDSegConfig, patch: tuple[int, ...], num_heads: int) 
     for level in range(len(levels) - 2, -1, -1):
         stride, width = levels[level]
         step = [coarse // fine for coarse, fine in zip(levels[level + 1][0], stride, strict=True)]
-        cost += _transposed(grid_size(patch, stride), inputs, width, step)
+        outputs = width if level else num_heads
+        cost += _transposed(grid_size(patch, stride), inputs, outputs, step)
         if level:
             cost += _conv(grid_size(patch, stride), width, width)
-        inputs = width
+        inputs = outputs
+    if len(levels) == 1:
+        cost += _conv(patch, inputs, num_heads)
     linear = _transposed((prod(grid), prod(config.latent_stride)), config.latent_channels, num_heads,
                          config.latent_stride)
-    return cost + _conv(patch, inputs, num_heads) + linear
+    return cost + linear
 
 
 def _denoiser(config: LDSegConfig, patch: tuple[int, ...]) -> Cost:

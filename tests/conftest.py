@@ -17,6 +17,7 @@ os.environ["nnUNet_n_proc_DA"] = "0"
 os.environ["nnUNet_def_n_proc"] = "1"
 os.environ["nnUNet_compile"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["LDSEG_CPU_PRECISION"] = "float32"  # the same on every machine; tests/test_precision.py has the other
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background

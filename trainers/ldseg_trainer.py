@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ldseg_auto.inference.binding import bound
 from ldseg_auto.inference.export import export_prediction
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
+from ldseg_auto.precision import autocast
 from ldseg_auto.trainers import checkpoint, pools, randomness
 from ldseg_auto.trainers.budget import WallTimeBudgetMixin
 from ldseg_auto.trainers.code_start import start_from_principal_components
@@ -169,7 +169,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         target = batch["target"].to(self.device, non_blocking=True)
         noise, timestep, recycled = self.draw_noise(data)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+        with autocast(self.device):
             output = self.network(data, target, noise, timestep, recycled)
             loss = self.loss(output, target)
         value, changed = self._step(loss, self.network, self.optimizer, self.grad_scaler, batch)
@@ -202,7 +202,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     def validation_step(self, batch: dict) -> dict:
         network = self.unwrapped_network
-        with self.average.swapped(network):
+        with self.average.swapped(network), autocast(self.device):
             if self._signs is None:
                 self._signs = self._signs_of_batch(network, batch)
             with network.sampler(self.epoch_validation_steps or network.config.sampler_steps, samples=1):

@@ -43,20 +43,24 @@ class LatentDiffusionLoss(nn.Module):
     def forward(self, output: TrainingOutput | torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Loss of a training output; of logits alone (validation) the segmentation loss."""
         if isinstance(output, torch.Tensor):
-            return self.segmentation(output, target)
+            return self._segmentation(output, target)
         terms: dict[str, Callable[[], torch.Tensor]] = {
-            "estimate": lambda: self.segmentation(output.estimate_logits, target),
+            "estimate": lambda: self._segmentation(output.estimate_logits, target),
             "denoising": lambda: denoising_error(output),
-            "coding": lambda: self.segmentation(output.coding_logits, target),
+            "coding": lambda: self._segmentation(output.coding_logits, target),
             "heads": lambda: self._of_heads(output.head_logits, target)}
         weighted = [(getattr(self.weights, name), term) for name, term in terms.items()]
         # of several processes each parameter must get a gradient, be it zero, or DDP waits for it
         return torch.stack([weight * term() for weight, term in weighted if weight or is_distributed()]).sum()
 
+    def _segmentation(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """In 32 bits: on a CPU autocast would leave sums over the volume at 16."""
+        return self.segmentation(logits.float(), target)
+
     def _of_heads(self, head_logits: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Mean over scales, each half the weight of the one before, as nnU-Net weighs deep supervision."""
         weights = [0.5 ** i for i in range(len(head_logits))]
-        return torch.stack([weight / sum(weights) * self.segmentation(logits, _at_grid(target, logits.shape[2:]))
+        return torch.stack([weight / sum(weights) * self._segmentation(logits, _at_grid(target, logits.shape[2:]))
                             for weight, logits in zip(weights, head_logits, strict=True)]).sum()
 
 

@@ -13,6 +13,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
 from ldseg_auto.evaluation import latent_signs
 from ldseg_auto.networks.ldseg_net import LDSegNet
+from ldseg_auto.precision import autocast
 from ldseg_auto.trainers.whole_files import save_json_whole
 
 matplotlib.use("agg")
@@ -53,9 +54,10 @@ def measure_on_cases(trainer: Any, network: LDSegNet) -> dict[str, torch.Tensor]
         image, labels = central_patch(data[:], segmentation[:], trainer.configuration_manager.patch_size,
                                       trainer.label_manager.ignore_label)
         sample = to_target(image=torch.from_numpy(image).float(), segmentation=torch.from_numpy(labels).to(torch.int16))
-        per_case.append(latent_signs.signs_per_patch(
-            network, sample["image"][None].to(trainer.device), sample["segmentation"][None].to(trainer.device),
-            generator, SAMPLES, network.config.sampler_steps))
+        with autocast(trainer.device):
+            per_case.append(latent_signs.signs_per_patch(
+                network, sample["image"][None].to(trainer.device), sample["segmentation"][None].to(trainer.device),
+                generator, SAMPLES, network.config.sampler_steps))
     return {name: torch.cat([case[name].cpu() for case in per_case]) for name in latent_signs.SERIES}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import combinations, islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from ldseg_auto.inference.tiling import Tile, Tiling, cut_into_tiles
 from ldseg_auto.inference.uncertainty import torch_entropy
 from ldseg_auto.inference.volumes import Volume
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
+from ldseg_auto.precision import OneDNNForSingleImages, autocast, laid_out_for
 from ldseg_auto.sharing.opening import require_openable, weights_only
 
 _MAX_IMAGES_PER_BATCH = 16
+_MAX_VOXELS_PER_CPU_BATCH = 65536
 
 
 class LDSegPredictor(FilePredictor):
@@ -153,7 +155,7 @@ class LDSegPredictor(FilePredictor):
                     finished: Callable[[int, torch.Tensor], None]) -> dict[tuple[int, int], torch.Tensor]:
         """Mean over samples, mirrors and tiles by the weights that are loaded, handed on by rows; for maps of
         uncertainty the voxels of each class in each draw."""
-        network = unwrapped(self.network).to(self.device).eval()
+        network = laid_out_for(self.device, unwrapped(self.network).to(self.device).eval())
         patch = tuple(self.configuration_manager.patch_size)
         tiling = cut_into_tiles(image.shape[1:], patch, network.config.latent_stride, self.tile_step_size)
         weight = (compute_gaussian(patch, 1 / 8, 10, torch.float32, torch.device("cpu")) if self.use_gaussian
@@ -171,7 +173,8 @@ class LDSegPredictor(FilePredictor):
             shares = [accumulator.share(tile) for tile in group]
             return group, shares, *self._tile_means(network, image, tiling, group, fold, shares, sizes)
 
-        with tqdm(total=len(tiling.tiles), disable=not self.allow_tqdm) as progress, self._autocast():
+        with tqdm(total=len(tiling.tiles), disable=not self.allow_tqdm) as progress, autocast(self.device), \
+                OneDNNForSingleImages():
             while done < len(tiling.tiles):
                 group, shares, means, counted = sizes.until_it_fits(next_group)
                 for tile, share, values in zip(group, shares, means, strict=True):
@@ -247,11 +250,12 @@ class LDSegPredictor(FilePredictor):
         return [combination for n in range(len(axes) + 1) for combination in combinations(axes, n)]
 
     def _images_per_batch(self) -> int:
-        """Prediction keeps no gradients: what fits in training fits here."""
-        return min(self.configuration_manager.batch_size, _MAX_IMAGES_PER_BATCH)
-
-    def _autocast(self) -> Any:
-        return torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+        """Prediction keeps no gradients: what fits in training fits here. A CPU is no quicker with more than a few at
+        once, it only needs more memory."""
+        fitting = min(self.configuration_manager.batch_size, _MAX_IMAGES_PER_BATCH)
+        if self.device.type == "cpu":
+            fitting = min(fitting, _MAX_VOXELS_PER_CPU_BATCH // prod(self.configuration_manager.patch_size))
+        return max(1, fitting)
 
 
 def _segmented(network: LDSegNet, probabilities: torch.Tensor) -> torch.Tensor:

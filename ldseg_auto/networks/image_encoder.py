@@ -11,6 +11,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from ldseg_auto.config import LDSegConfig
+from ldseg_auto.networks.blocks import QUICKER_NORMS
 
 
 class ImageEncoder(nn.Module):
@@ -26,6 +27,7 @@ class ImageEncoder(nn.Module):
         shared = {name: getattr(config, name) for name in
                   ("conv_op", "conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin",
                    "nonlin_kwargs")}
+        shared["norm_op"] = QUICKER_NORMS.get(config.norm_op, config.norm_op)
         self.encoder = encoder_class(
             input_channels=input_channels, n_stages=config.n_stages, features_per_stage=config.features_per_stage,
             kernel_sizes=config.kernel_sizes, strides=config.strides, return_skips=True,

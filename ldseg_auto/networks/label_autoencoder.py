@@ -123,23 +123,23 @@ class LabelEncoder(nn.Module):
 class LabelDecoder(nn.Module):
     """Latent -> logits at full resolution, with a linear path like the encoder's.
 
-    It never sees the image: that bottleneck is what resists noise.
+    It never sees the image: that bottleneck is what resists noise. The last upsampling gives the logits: features at
+    full resolution would take most of a pass's time and memory (measured: benchmarks/RESULTS.md).
     """
 
     def __init__(self, config: LDSegConfig, num_classes: int):
         super().__init__()
         strides = _level_strides(config)
         features = _level_features(config, len(strides))
-        widest = 2 * features[-1]  # most of the work is cheap on the latent's grid
-        layers: list[nn.Module] = [conv3(config.conv_op, config.latent_channels, widest),
-                                   PlainResidualBlock(config.conv_op, widest), activation()]
-        inputs = widest
-        for level in range(len(strides) - 1, -1, -1):
-            layers += [upsample(config.conv_op, inputs, features[level], strides[level]), activation()]
+        inputs = 2 * features[-1]  # most of the work is cheap on the latent's grid
+        layers: list[nn.Module] = [conv3(config.conv_op, config.latent_channels, inputs),
+                                   PlainResidualBlock(config.conv_op, inputs), activation()]
+        for level in range(len(strides) - 1, 0, -1):
+            layers += [upsample(config.conv_op, inputs, features[level], strides[level]), activation(),
+                       conv3(config.conv_op, features[level], features[level]), activation()]
             inputs = features[level]
-            if level > 0:
-                layers += [conv3(config.conv_op, inputs, inputs), activation()]
-        layers.append(conv3(config.conv_op, inputs, num_classes))
+        layers.append(upsample(config.conv_op, inputs, num_classes, strides[0]) if strides
+                      else conv3(config.conv_op, inputs, num_classes))
         self.linear = upsample(config.conv_op, config.latent_channels, num_classes, config.latent_stride)
         self.body = he_initialised(nn.Sequential(*layers))
 

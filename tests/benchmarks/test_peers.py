@@ -7,7 +7,8 @@ import torch
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise, _In16Bits
 from torch import nn
 
 
@@ -47,3 +48,42 @@ def test_without_noise_nothing_else_is_gone():
 def test_names_of_models_are_told_apart():
     folders = [side.folder for side in SIDES.values()]
     assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize("name", [name for name, side in SIDES.items() if side.plans != "LDSegPlans"])
+def test_networks_are_built_as_nnunet_builds_them(name):
+    """In training, and by its predictor from the trainer's name."""
+    convolution = "torch.nn.modules.conv.Conv2d"
+    kwargs = {"n_stages": 3, "features_per_stage": [4, 8, 16], "conv_op": convolution, "kernel_sizes": [[3, 3]] * 3,
+              "strides": [[1, 1], [2, 2], [2, 2]], "n_conv_per_stage": [1, 2, 2], "n_conv_per_stage_decoder": [2, 2],
+              "conv_bias": True, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+              "norm_op_kwargs": {"affine": True}, "dropout_op": None, "dropout_op_kwargs": None,
+              "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True}}
+    architecture = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                    "arch_kwargs": kwargs, "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}
+    plans = PlansManager({"configurations": {"2d": {"architecture": architecture}}})
+    trainer = SIDES[name].trainer
+    for deep_supervision in (True, False):
+        network = trainer.build_network_architecture(plans, plans.get_configuration("2d"), 1, 3, deep_supervision)
+        outputs = network(torch.zeros(1, 1, 16, 16))
+        assert (outputs[0] if deep_supervision else outputs).shape == (1, 3, 16, 16)
+
+
+def test_16_bits_are_used_and_the_loss_is_not_in_them():
+    class Parent:
+        def train_step(self, batch):
+            return nn.Conv2d(1, 1, 1)(batch).dtype
+
+        def validation_step(self, batch):
+            return self.train_step(batch)
+
+        def _build_loss(self):
+            return lambda output, target: output[0].dtype
+
+    class Trainer(_In16Bits, Parent):
+        pass
+
+    batch = torch.zeros(1, 1, 2, 2)
+    assert Trainer().train_step(batch) == Trainer().validation_step(batch) == torch.bfloat16
+    assert Trainer()._build_loss()([batch.bfloat16()], None) == torch.float32
+    assert SIDES["nnunet-16"].is_in_16_bits and not SIDES["nnunet"].is_in_16_bits
