@@ -16,6 +16,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from ldseg_auto.trainers.budget import BudgetPolyLR, WallTimeBudgetMixin
@@ -42,8 +43,12 @@ class nnUNetTrainerAdamWNoSkips(nnUNetTrainerAdamWWithinBudget):  # noqa: N801, 
     """The same without skip connections: what the bottleneck alone does."""
 
     @staticmethod
-    def build_network_architecture(*args: Any, **kwargs: Any) -> nn.Module:
-        network = nnUNetTrainer.build_network_architecture(*args, **kwargs)
+    def build_network_architecture(plans_manager: PlansManager, configuration_manager: ConfigurationManager,
+                                   num_input_channels: int, num_output_channels: int,
+                                   enable_deep_supervision: bool = True) -> nn.Module:
+        """nnU-Net looks for the names of these arguments."""
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
         network.decoder = DecoderWithoutSkips(network)
         return network
 

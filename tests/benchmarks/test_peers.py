@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
@@ -63,6 +65,7 @@ def test_networks_are_built_as_nnunet_builds_them(name):
                     "arch_kwargs": kwargs, "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}
     plans = PlansManager({"configurations": {"2d": {"architecture": architecture}}})
     trainer = SIDES[name].trainer
+    assert "plans_manager" in inspect.signature(trainer.build_network_architecture).parameters
     for deep_supervision in (True, False):
         network = trainer.build_network_architecture(plans, plans.get_configuration("2d"), 1, 3, deep_supervision)
         outputs = network(torch.zeros(1, 1, 16, 16))
