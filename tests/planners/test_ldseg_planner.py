@@ -140,7 +140,7 @@ def test_less_memory_gives_a_smaller_patch_and_a_latent_on_its_path(nnunet_folde
 
 def test_low_resolution_is_planned_without_a_cascade_and_measured_at_its_own_spacing(nnunet_folders):
     _write_dataset(nnunet_folders, shape=(64, 64, 64))
-    planner = LDSegPlanner(901, gpu_memory_target_in_gb=0.2)
+    planner = LDSegPlanner(901, gpu_memory_target_in_gb=0.14)
     plans = planner.plan_experiment()
     assert set(plans["configurations"]) == {"2d", "3d_fullres", "3d_lowres"}
     lowres = plans["configurations"]["3d_lowres"]
