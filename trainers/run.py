@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -32,8 +32,9 @@ from ldseg_auto.folders import (
     require_preprocessed,
 )
 from ldseg_auto.locks import one_at_a_time
-from ldseg_auto.sharing.opening import read_weights, weights_only
+from ldseg_auto.sharing.opening import weights_only
 from ldseg_auto.trainers.cases import require_openable
+from ldseg_auto.trainers.consistency import require_checkpoints, require_consistent, require_one_gpu
 from ldseg_auto.trainers.crossval import (
     FINISHED,
     NEW,
@@ -49,17 +50,18 @@ from ldseg_auto.trainers.crossval import (
 from ldseg_auto.trainers.interruption import stop_in_order
 from ldseg_auto.trainers.splits import Split, prepare_splits
 from ldseg_auto.trainers.validation import validate
+from ldseg_auto.trainers.weight_transfer import Start, read_start, save_list
 
 
 @one_at_a_time(run_locks.training)
 @weights_only()  # nnU-Net's torch.load would run what a checkpoint holds
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
                 trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS, device: str | None = None,
-                pretrained_weights: str | None = None, num_gpus: int = 1, restart: bool = False,
-                continue_training: bool = False, only_validate: bool = False, validate_best: bool = False,
-                save_probabilities: bool = False, disable_checkpointing: bool = False, epochs: int | None = None,
-                iterations_per_epoch: int | None = None, max_minutes: float | None = None, seed: int | None = None,
-                group_by: str | None = None, allow_unused_cases: bool = False) -> list[Path]:
+                pretrained_weights: str | None = None, encoder_weights: str | None = None, num_gpus: int = 1,
+                restart: bool = False, continue_training: bool = False, only_validate: bool = False,
+                validate_best: bool = False, save_probabilities: bool = False, disable_checkpointing: bool = False,
+                epochs: int | None = None, iterations_per_epoch: int | None = None, max_minutes: float | None = None,
+                seed: int | None = None, group_by: str | None = None, allow_unused_cases: bool = False) -> list[Path]:
     """Train folds one after the other and validate each on its validation cases; when the last fold of the data set is
     finished, put all validations into one folder.
 
@@ -70,7 +72,8 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
         dataset: name or ID.
         folds: numbers, or "all".
         device: "cuda", "cpu" or "mps"; None takes the GPU if there is one.
-        pretrained_weights: a checkpoint to start from.
+        pretrained_weights: a checkpoint of ours to start from, as far as it fits (`trainers.weight_transfer`).
+        encoder_weights: a checkpoint of nnU-Net's own U-Nets, from which the image encoder starts, as far as it fits.
         restart: train anew; earlier checkpoints are kept as previous_checkpoint_*.pth.
         continue_training: a finished fold is trained on if `epochs` asks for more, and validated again.
         only_validate: validate a finished training again.
@@ -87,8 +90,8 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
         LDSegError: anything asked for does not exist or does not fit together.
     """
     work = prepare_training(dataset, folds, configuration, trainer_name=trainer_name, plans_name=plans_name,
-                            pretrained_weights=pretrained_weights, num_gpus=num_gpus, restart=restart,
-                            continue_training=continue_training, only_validate=only_validate,
+                            pretrained_weights=pretrained_weights, encoder_weights=encoder_weights, num_gpus=num_gpus,
+                            restart=restart, continue_training=continue_training, only_validate=only_validate,
                             validate_best=validate_best, save_probabilities=save_probabilities,
                             disable_checkpointing=disable_checkpointing, group_by=group_by,
                             allow_unused_cases=allow_unused_cases)
@@ -110,7 +113,7 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
                                    torch_device)
             for name, value in attributes.items():
                 setattr(trainer, name, value)
-            _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), pretrained_weights)
+            _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), work.start)
             validate(trainer, validate_best, save_probabilities)
         _merge_if_finished(work, allow_unused_cases)
     return [work.model / f"fold_{fold}" for fold in work.states]
@@ -126,7 +129,8 @@ def _how_to_go_on(restart: bool, disable_checkpointing: bool) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained, into the folder `model`, and the state of each fold that is asked for."""
+    """What is to be trained, into the folder `model`, the state of each fold that is asked for, and the weights that
+    new ones start from."""
 
     dataset: str
     configuration: str
@@ -135,12 +139,14 @@ class Work:
     splits: Sequence[Split]
     ending: str
     states: Mapping[Fold, str]
+    start: Start | None
 
 
 def prepare_training(dataset: str, folds: Sequence[str | int], configuration: str | None, *, trainer_name: str,
-                     plans_name: str, pretrained_weights: str | None, num_gpus: int, restart: bool,
-                     continue_training: bool, only_validate: bool, validate_best: bool, save_probabilities: bool,
-                     disable_checkpointing: bool, group_by: str | None, allow_unused_cases: bool) -> Work:
+                     plans_name: str, pretrained_weights: str | None, encoder_weights: str | None, num_gpus: int,
+                     restart: bool, continue_training: bool, only_validate: bool, validate_best: bool,
+                     save_probabilities: bool, disable_checkpointing: bool, group_by: str | None,
+                     allow_unused_cases: bool) -> Work:
     """Check everything that `train_folds` (see there) is asked for; make the split where there is none."""
     require_environment(PREPROCESSED, RESULTS)
     dataset = find_dataset(dataset, [PREPROCESSED])
@@ -150,10 +156,11 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     require_folds_to_train(dataset, chosen)
     require_preprocessed(dataset, plans, configuration)
     model = model_folder(dataset, trainer_name, plans_name, configuration)
-    _require_consistent(restart, continue_training, only_validate, validate_best, disable_checkpointing,
-                        pretrained_weights)
-    _require_checkpoints(model, chosen, only_validate, validate_best)
-    _require_one_gpu(num_gpus, dataset, configuration, trainer_name, plans_name)
+    require_consistent(restart, continue_training, only_validate, validate_best, disable_checkpointing,
+                       pretrained_weights, encoder_weights)
+    start = read_start(pretrained_weights, encoder_weights)
+    require_checkpoints(model, chosen, only_validate, validate_best)
+    require_one_gpu(num_gpus, dataset, configuration, trainer_name, plans_name)
 
     cases = preprocessed_cases(dataset, plans, configuration)
     description = read_json(folder_of(PREPROCESSED) / dataset / "dataset.json")
@@ -170,7 +177,7 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
         if state != NEW and fold != "all":
             require_same_split(model / f"fold_{fold}", _validation_cases(fold, splits, cases), ending)
     require_same_plans(model, plans, configuration, [fold for fold in folds_begun(model) if states.get(fold) != NEW])
-    return Work(dataset, configuration, model, cases, splits, ending, states)
+    return Work(dataset, configuration, model, cases, splits, ending, states, start)
 
 
 def _validation_cases(fold: Fold, splits: Sequence[Split], cases: Sequence[str]) -> Sequence[str]:
@@ -193,14 +200,17 @@ def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
         print(f"Validations of all folds: {merged}")
 
 
-def _train(trainer: Any, continue_training: bool, only_validate: bool, pretrained_weights: str | None) -> None:
+def _train(trainer: Any, continue_training: bool, only_validate: bool, start: Start | None) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     resumed = continue_training and not only_validate
-    maybe_load_checkpoint(trainer, resumed, only_validate, None if resumed or only_validate else pretrained_weights)
+    maybe_load_checkpoint(trainer, resumed, only_validate)
     if only_validate:
         return
-    _set_aside(Path(trainer.output_folder), with_checkpoints=not continue_training)
+    loaded = start.load_into(trainer) if start is not None and not resumed else None
+    _set_aside(Path(trainer.output_folder), with_checkpoints=not resumed)
+    if not resumed:
+        save_list(Path(trainer.output_folder), loaded)
     trainer.run_training()
 
 
@@ -258,37 +268,3 @@ def _leave_cores(device_type: str) -> None:
     """On a CPU the network needs the cores that nnU-Net would give to twelve augmentation workers."""
     if device_type == "cpu":
         os.environ.setdefault("nnUNet_n_proc_DA", "1")
-
-
-def _require_consistent(restart: bool, continue_training: bool, only_validate: bool, validate_best: bool,
-                        disable_checkpointing: bool, pretrained_weights: str | None) -> None:
-    for given, other, names in ((continue_training, only_validate, "--c and --val"),
-                                (restart, continue_training, "--restart and --c"),
-                                (restart, only_validate, "--restart and --val"),
-                                (continue_training, pretrained_weights, "--c and -pretrained_weights"),
-                                (only_validate, pretrained_weights, "--val and -pretrained_weights"),
-                                (validate_best, disable_checkpointing, "--val_best and --disable_checkpointing")):
-        if given and other:
-            raise LDSegError(f"{names} exclude each other.", "Give only one of them.")
-    if pretrained_weights is not None and not Path(pretrained_weights).is_file():
-        raise LDSegError(f"There is no file {pretrained_weights}.", "Give a checkpoint_*.pth to -pretrained_weights.")
-    if pretrained_weights is not None:
-        read_weights(Path(pretrained_weights))
-
-
-def _require_checkpoints(model: Path, folds: Iterable[Fold], only_validate: bool, validate_best: bool) -> None:
-    """Validation alone needs a finished training; of the best checkpoint, that checkpoint too."""
-    needed = ["checkpoint_final.pth"] * only_validate + ["checkpoint_best.pth"] * (only_validate and validate_best)
-    for fold in folds:
-        for name in needed:
-            if not (model / f"fold_{fold}" / name).is_file():
-                raise LDSegError(f"There is no checkpoint {model / f'fold_{fold}' / name} to validate.",
-                                 "Finish the training first: the same command with --c in place of --val.")
-
-
-def _require_one_gpu(num_gpus: int, dataset: str, configuration: str, trainer_name: str, plans_name: str) -> None:
-    if num_gpus > 1:
-        raise LDSegError(f"ldseg_train uses one GPU a fold, not {num_gpus}.",
-                         "Train folds side by side, each with its own CUDA_VISIBLE_DEVICES, or use nnU-Net's command: "
-                         f"nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer_name} -p {plans_name} "
-                         f"-num_gpus {num_gpus}")

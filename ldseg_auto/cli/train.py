@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_model(parser)
     common.add_device(parser)
     parser.add_argument("-pretrained_weights", metavar="CHECKPOINT", default=argparse.SUPPRESS,
-                        help="start from the weights of this checkpoint")
+                        help="start from the weights of this checkpoint of ours, as far as they fit")
+    parser.add_argument("--encoder_weights", metavar="CHECKPOINT", default=argparse.SUPPRESS,
+                        help="start the image encoder from this checkpoint of nnU-Net's own U-Nets, as far as it fits")
     parser.add_argument("-num_gpus", metavar="N", type=common.positive_int, default=1,
                         help="GPUs for one fold (default: 1)")
     parser.add_argument("--restart", action="store_true",

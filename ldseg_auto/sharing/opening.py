@@ -113,6 +113,31 @@ def read_weights(file: Path) -> dict[str, Any]:
     return content
 
 
+class _NotBuilt:
+    """Stands for a number of numpy's, or its type: nobody reads them, so numpy need not build what a stranger wrote."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+_NUMPY_NUMBERS = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+
+
+def read_weights_of_any(file: Path) -> dict[str, Any]:
+    """The `network_weights` of a checkpoint of ours, or of nnU-Net's own trainers, which hold numbers of numpy's too.
+
+    Raises:
+        LDSegError: see `read_weights`.
+    """
+    import torch
+
+    with torch.serialization.safe_globals([(_NotBuilt, name) for name in _NUMPY_NUMBERS]):
+        return dict(read_weights(file)["network_weights"])
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Builds numpy's arrays and numbers and Python's own containers; calls nothing else."""
 
