@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -18,6 +18,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
 from ldseg_auto import fingerprint, folders, run_locks
+from ldseg_auto.checks.description import read_description
 from ldseg_auto.checks.left_out import only_good_cases
 from ldseg_auto.checks.problem import FILE_NAME as DATA_CHECK
 from ldseg_auto.checks.problem import print_warnings, write_record
@@ -25,6 +26,7 @@ from ldseg_auto.checks.training import Checked, check_training
 from ldseg_auto.errors import LDSegError, named
 from ldseg_auto.locks import held, one_at_a_time
 from ldseg_auto.planners.ldseg_planner import PLANNERS, LatentPlanning, LDSegPlanner
+from ldseg_auto.planners.plans_of_another import ORIGIN_KEY, name_of_taken_over, read_source, take_over
 from ldseg_auto.planners.report import FILE_NAME as REPORT
 from ldseg_auto.planners.report import write_report
 
@@ -36,7 +38,8 @@ _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net
 def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Sequence[str] | None = None,
                         gpu_memory_target_in_gb: float | None = None,
                         overwrite_target_spacing: Sequence[float] | None = None, plans_name: str | None = None,
-                        planner: str = LDSegPlanner.__name__,
+                        planner: str = LDSegPlanner.__name__, plans_of: int | str | None = None,
+                        plans_of_name: str | None = None,
                         num_processes: int | Sequence[int] | None = None,
                         num_processes_fingerprint: int | None = None, verify_dataset_integrity: bool = False,
                         clean: bool = False, no_preprocessing: bool = False, skip_bad_cases: bool = False,
@@ -51,8 +54,10 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
         configurations: to preprocess; None: all that are planned.
         gpu_memory_target_in_gb: memory of the GPU to train on; None: the planner's, 8 for LDSegPlanner.
         overwrite_target_spacing: in mm, of 3d_fullres, in the files' order of axes.
-        plans_name: None: the planner's, LDSegPlans for LDSegPlanner.
+        plans_name: None: the planner's, LDSegPlans for LDSegPlanner; of plans taken over LDSegPlansFrom004.
         planner: one of `PLANNERS`.
+        plans_of: ID or name of another data set, whose plans are taken over; nothing is planned then.
+        plans_of_name: the name of those plans; None: LDSegPlans.
         num_processes: for preprocessing, one number or one per configuration.
         num_processes_fingerprint: for the data check and both fingerprints.
         verify_dataset_integrity: nnU-Net's own check, too.
@@ -71,8 +76,11 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
     _check_options(gpu_memory_target_in_gb, overwrite_target_spacing, plans_name)
     planner_class = _find_planner(planner)
     names = list(dict.fromkeys(folders.find_dataset(i, (folders.RAW,)) for i in dataset_ids))
+    planned_anew = planner_class is not LDSegPlanner or gpu_memory_target_in_gb or overwrite_target_spacing
+    sources = _sources(names, plans_of, plans_of_name, bool(planned_anew))
     for name in names:
-        _refuse_foreign_plans(name, plans_name or planner_class.default_plans_name, planner)
+        identifier = plans_name or (name_of_taken_over(sources[name]) if sources else planner_class.default_plans_name)
+        _refuse_foreign_plans(name, identifier, planner, sources.get(name))
     processes = num_processes_fingerprint or default_num_processes
     checked = {name: check_training(name, processes, skip_bad_cases) for name in names}
     result = {}
@@ -83,14 +91,17 @@ def plan_and_preprocess(dataset_ids: Sequence[int | str], *, configurations: Seq
             if verify_dataset_integrity:
                 _verify(name, processes)
             _fingerprint(name, checked[name], processes, clean, verbose)
-            plans, identifier = plan_experiment_dataset(
-                number, planner_class, gpu_memory_target_in_gb,
-                overwrite_target_spacing=_as_tuple(overwrite_target_spacing), overwrite_plans_name=plans_name)
+            if sources:
+                plans = take_over(name, sources[name], plans_name or name_of_taken_over(sources[name]))
+            else:
+                plans, _ = plan_experiment_dataset(
+                    number, planner_class, gpu_memory_target_in_gb,
+                    overwrite_target_spacing=_as_tuple(overwrite_target_spacing), overwrite_plans_name=plans_name)
             _report(name, plans)
             chosen = _planned(plans, configurations)
             if not no_preprocessing:
                 with held(*run_locks.cases(name, plans, chosen)), _quiet(verbose):
-                    preprocess_dataset(number, identifier, chosen, _processes(num_processes, chosen), verbose)
+                    preprocess_dataset(number, plans["plans_name"], chosen, _processes(num_processes, chosen), verbose)
             result[name] = plans
     return result
 
@@ -111,13 +122,33 @@ def _find_planner(name: str) -> type[LatentPlanning]:
     return PLANNERS[name]
 
 
-def _refuse_foreign_plans(name: str, plans_name: str, planner: str) -> None:
+def _sources(names: Sequence[str], plans_of: int | str | None, plans_of_name: str | None,
+             planned_anew: bool) -> dict[str, dict[str, Any]]:
+    """The plans that each data set takes over; empty where each gets its own."""
+    if plans_of is None:
+        if plans_of_name is not None:
+            raise LDSegError("-sp is given without -s.", "Name the data set of those plans: -s DATASET.")
+        return {}
+    if planned_anew:
+        raise LDSegError("-s takes plans over as they are, without -pl, -gpu_memory_target and "
+                         "-overwrite_target_spacing.", "Leave these out, or plan without -s.")
+    return {name: read_source(plans_of, plans_of_name or folders.DEFAULT_PLANS, name,
+                              read_description(folders.folder_of(folders.RAW) / name)) for name in names}
+
+
+def _refuse_foreign_plans(name: str, plans_name: str, planner: str, source: Mapping[str, Any] | None) -> None:
+    """Raise where plans of that name are there and were not made in this way."""
     file = folders.folder_of(folders.PREPROCESSED) / name / f"{plans_name}.json"
-    if file.is_file():
-        used = folders.read_json(file).get("experiment_planner_used")
-        if used != planner:
-            raise LDSegError(f"{file} was written by {used}: planning would overwrite it.",
-                             "Choose another name with -overwrite_plans_name.")
+    if not file.is_file():
+        return
+    there = folders.read_json(file)
+    used, origin = there.get("experiment_planner_used"), there.get(ORIGIN_KEY)
+    if origin != (None if source is None else {key: source[key] for key in ("dataset_name", "plans_name")}):
+        made = "was planned" if origin is None else f"was taken over from {origin['dataset_name']}"
+        raise LDSegError(f"{file} {made}: it would be overwritten.", "Choose another name with -overwrite_plans_name.")
+    if source is None and used != planner:
+        raise LDSegError(f"{file} was written by {used}: planning would overwrite it.",
+                         "Choose another name with -overwrite_plans_name.")
 
 
 def _verify(name: str, processes: int) -> None:

@@ -31,8 +31,11 @@ def describe_data(plans: Mapping[str, Any]) -> list[str]:
     described = (f"flat pictures, median size {_times(shape[1:])} pixels, a pixel counts as 1 mm"
                  if is_flat([int(size) for size in shape], spacing) else
                  f"median spacing {_mm(spacing)}, median size {_times(shape)} voxels")
+    origin = plans.get("taken_over_from")
     return [f"Images are read by {plans['image_reader_writer']}, axes reordered {plans['transpose_forward']}; "
-            f"{described}."]
+            f"{described}.",
+            *([] if origin is None else [f"Taken over from {origin['plans_name']} of {origin['dataset_name']}: patch, "
+                                         "spacing, latent and network are as they were planned there."])]
 
 
 def describe_configuration(plan: Mapping[str, Any]) -> list[str]:

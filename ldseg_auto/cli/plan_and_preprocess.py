@@ -37,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
                         help="target spacing of 3d_fullres, in the order of the array's axes (z y x)")
     parser.add_argument("-overwrite_plans_name", dest="plans_name", metavar="PLANS", default=argparse.SUPPRESS,
                         help="write the plans under another name")
+    parser.add_argument("-s", dest="plans_of", metavar="DATASET", default=argparse.SUPPRESS,
+                        help="plan nothing and take over the plans of this data set, so that weights trained by them "
+                             "fit (ldseg_train -pretrained_weights)")
+    parser.add_argument("-sp", dest="plans_of_name", metavar="PLANS", default=argparse.SUPPRESS,
+                        help="name of the plans to take over (default: LDSegPlans)")
     parser.add_argument("--verify_dataset_integrity", action="store_true", help="nnU-Net's own check, too")
     parser.add_argument("--skip_bad_cases", action="store_true",
                         help="go on without the cases that cannot be used; they are named in data_check.json in the "
