@@ -108,6 +108,13 @@ class Recorder:
         return self.result
 
 
+def test_plan_passes_on_whose_plans_are_taken_over(world, monkeypatch):
+    called = Recorder({})
+    monkeypatch.setattr("ldseg_auto.planners.api.plan_and_preprocess", called)
+    assert plan_and_preprocess.main(["-d", "4", "-s", "7", "-sp", "P"]) == 0
+    assert (called.options["plans_of"], called.options["plans_of_name"]) == ("7", "P")
+
+
 def test_plan_passes_its_flags(world, monkeypatch, capsys):
     latent = {"warnings": ["class core is thin"]}
     called = Recorder({"Dataset004_Small": {"plans_name": "P", "dataset_name": "Dataset004_Small", "configurations": {

@@ -14,7 +14,14 @@ from payload import Payload
 
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.sharing import opening
-from ldseg_auto.sharing.opening import read_model, read_properties, read_weights, require_openable, weights_only
+from ldseg_auto.sharing.opening import (
+    read_model,
+    read_properties,
+    read_weights,
+    read_weights_of_any,
+    require_openable,
+    weights_only,
+)
 
 
 @pytest.fixture
@@ -78,6 +85,37 @@ def test_weights_with_a_payload(made, tmp_path):
     torch.save({"network_weights": {"a": Payload(made)}}, tmp_path / "checkpoint.pth")
     with pytest.raises(LDSegError, match="cannot be read"):
         read_weights(tmp_path / "checkpoint.pth")
+
+
+class _Call:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_numbers_of_numpy_are_let_through_and_not_built(made, tmp_path):
+    """Weights of nnU-Net's own checkpoints; a number with a payload inside, and other functions of numpy's, are not."""
+    file, weights = tmp_path / "checkpoint.pth", {"a": torch.ones(1)}
+    torch.save({"network_weights": weights, "best": np.float64(0.5)}, file)
+    with pytest.raises(LDSegError, match="cannot be read.*numpy"):
+        read_weights(file)
+    assert read_weights_of_any(file) == weights
+    scalar = np.float64(1).__reduce__()[0]
+    broken = _Call(scalar, np.dtype("V9"), b"too short")  # numpy would raise, or read beyond
+    torch.save({"network_weights": weights, "best": broken}, file)
+    assert read_weights_of_any(file) == weights
+    torch.save({"network_weights": {"a": broken}}, file)
+    with pytest.raises(LDSegError, match="no dense tensor as the weight 'a'"):
+        read_weights_of_any(file)
+    for evil in (Payload(made), _Call(scalar, np.dtype("O"), Payload(made)), _Call(np.load, str(made)),
+                 _Call(np.fromfile, str(file)), np.ones(2)):
+        torch.save({"network_weights": weights, "best": evil}, file)
+        with pytest.raises(LDSegError, match="cannot be read"):
+            read_weights_of_any(file)
 
 
 def test_a_script_in_place_of_a_checkpoint(tmp_path):

@@ -137,13 +137,14 @@ def test_checkpoints_that_run_code_are_refused_by_every_command(opened, in_small
     assert "checkpoint_final.pth cannot be read" in (error := refused(command, flags)) and "mkdir" in error
 
 
-def test_pretrained_weights_that_run_code_are_refused(in_small_world, refused, made, tmp_path):
+@pytest.mark.parametrize("flag", ["-pretrained_weights", "--encoder_weights"])
+def test_pretrained_weights_that_run_code_are_refused(flag, in_small_world, refused, made, tmp_path):
     content = torch.load(in_small_world["model"] / CHECKPOINT)
     for changes in ({"extra": Payload(made)}, {"network_weights": Payload(made)}):
         torch.save(content | changes, tmp_path / "evil.pth")
         for flags in ([], ["--cluster", "local"]):
             error = refused(train, ["7", "1", "-c", "3d_fullres", "-device", "cpu", *flags,
-                                    "-pretrained_weights", str(tmp_path / "evil.pth")])
+                                    flag, str(tmp_path / "evil.pth")])
             assert "evil.pth cannot be read" in error and "mkdir" in error
 
 
