@@ -56,7 +56,14 @@ nnUNetv2_train 4 3d_fullres 0 --npz
 stock=$nnUNet_results/Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres
 for fold in 1 2 3 4; do cp -r $stock/fold_0 $stock/fold_$fold; done
 """
-BEFORE = {"README.md": _NNUNET_ALONE, "docs/getting_started.md": _DEMO}
+_UNET_AND_ANOTHER_DATASET = f"""
+cp -r /data/nnUNet_raw/{DATASET} /data/nnUNet_raw/Dataset005_Other
+nnUNet_n_proc_DA=1 nnUNetv2_plan_experiment -d 4
+nnUNetv2_preprocess -d 4 -c 3d_fullres -np 1
+nnUNetv2_train 4 3d_fullres 0
+"""
+BEFORE = {"README.md": _NNUNET_ALONE, "docs/getting_started.md": _DEMO,
+          "docs/fine_tuning.md": _UNET_AND_ANOTHER_DATASET}
 
 
 # --- that every block is one of those that run
