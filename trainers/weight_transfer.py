@@ -31,14 +31,17 @@ if TYPE_CHECKING:  # what a user typed is checked before torch is imported, whic
 FILE_NAME = "loaded_weights.json"
 PRETRAINED, ENCODER = "-pretrained_weights", "--encoder_weights"
 
-_IMAGE_ENCODER, _AUTOENCODER, _DENOISER, _HEADS = "image encoder", "label autoencoder", "denoiser", "heads"
-_PARTS = {"image_encoder": _IMAGE_ENCODER, "label_encoder": _AUTOENCODER, "label_decoder": _AUTOENCODER,
-          "denoiser": _DENOISER, "heads": _HEADS}
+_AUTOENCODER, _DENOISER = "label autoencoder", "denoiser"
+_PARTS = {"image_encoder": "image encoder", "label_encoder": _AUTOENCODER, "label_decoder": _AUTOENCODER,
+          "denoiser": _DENOISER, "heads": "heads"}
 _WHOLE = (_AUTOENCODER, _DENOISER)
 # nnU-Net's U-Net has the encoder and, in the lowest stages of its decoder, what leads up to the latent's grid
 _OURS = "image_encoder.encoder."
 _DECODER_OF_NNUNET = {"decoder.transpconvs.": "image_encoder.up.", "decoder.stages.": "image_encoder.merge."}
-_WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")  # of DDP and torch.compile
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DDP and torch.compile
+_CURES = {PRETRAINED: "Train by the plans of the model that it is of: ldseg_plan_and_preprocess -s takes them over.",
+          ENCODER: "Plan for its kind of encoder: with LDSegPlanner for plain U-Nets, LDSegPlannerResEncM, L or XL for "
+                   "residual ones."}
 _SECOND_NAME = ".all_modules."  # nnU-Net's blocks hold a convolution under two names
 
 
@@ -90,8 +93,7 @@ class Start:
         found = transfer(own, from_nnunet(given, own) if self.flag == ENCODER else given)
         if not found.loaded:
             raise LDSegError(f"None of the weights in {self.file} fits the network: {next(iter(found.left.values()))}.",
-                             "Train by the plans of the model that it is of: ldseg_plan_and_preprocess -s takes them "
-                             "over from its data set.")
+                             _CURES[self.flag])
         with torch.no_grad():
             for name, value in found.loaded.items():
                 own[name].copy_(value)
@@ -138,8 +140,7 @@ def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def without_wrappers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Names as the network itself has them, whatever it was wrapped in when it was saved."""
-    return {_WRAPPERS.sub("", name, count=1) if _WRAPPERS.match(name) else name: value
-            for name, value in weights.items()}
+    return {_WRAPPERS.sub("", name): value for name, value in weights.items()}
 
 
 def from_nnunet(weights: Mapping[str, torch.Tensor], own: Collection[str]) -> dict[str, torch.Tensor]:

@@ -162,5 +162,5 @@ def test_weights_of_which_none_fits_are_refused_and_what_was_there_stays(own_sma
     torch.save({"network_weights": {"encoder.stages.0.0.convs.0.conv.weight": torch.ones(1)}}, tmp_path / "stock.pth")
     before = (fold / "checkpoint_final.pth").read_bytes()
     assert train.main(["7", "0", "--restart", *SHORT, "--encoder_weights", str(tmp_path / "stock.pth")]) == 1
-    assert "None of the weights in" in (error := capsys.readouterr().err) and "ldseg_plan_and_preprocess -s" in error
+    assert "None of the weights in" in (error := capsys.readouterr().err) and "LDSegPlannerResEncM" in error
     assert (fold / "checkpoint_final.pth").read_bytes() == before and not started
