@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ldseg_auto.inference.outputs import is_whole
 from ldseg_auto.sharing.opening import read_model, read_properties
 
 if TYPE_CHECKING:
-    from ldseg_auto.inference.export import ExportOptions
+    from ldseg_auto.inference.export import ExportOptions, InImage
 
 
 def is_member(case: Path, with_spread: bool = False) -> bool:
@@ -86,26 +87,53 @@ def _average_case(parts: Sequence[Path], case: Path, plans: Any, description: di
     from batchgenerators.utilities.file_and_folder_operations import save_pickle
     from nnunetv2.ensembling.ensemble import average_probabilities
 
-    from ldseg_auto.inference.export import at_temperature, keep_largest_components, write_uncertainty
+    from ldseg_auto.inference.export import write_uncertainty
     from ldseg_auto.inference.staging import published
-    from ldseg_auto.inference.uncertainty import spread_of_ensemble
 
     labels, reader_writer = plans.get_label_manager(description), plans.image_reader_writer_class()
     properties = read_properties(Path(f"{parts[0]}.pkl"))
-    probabilities = at_temperature(average_probabilities([f"{part}.npz" for part in parts]), options.temperature,
-                                   labels.has_regions)
-    segmentation = keep_largest_components(labels.convert_probabilities_to_segmentation(probabilities),
-                                           options.largest_component)
+    made = _finished(average_probabilities([f"{part}.npz" for part in parts]), labels, options)
     segmentation_file = f"{case.name}{description['file_ending']}"
     with published(case, segmentation_file) as folder:
         if save_probabilities:
-            np.savez_compressed(folder / f"{case.name}.npz", probabilities=probabilities)
+            assert made.probabilities is not None
+            np.savez_compressed(folder / f"{case.name}.npz", probabilities=made.probabilities)
             save_pickle(properties, str(folder / f"{case.name}.pkl"))
         if options.maps:
             members = [np.load(spread_file(part)) for part in parts]
             of_members = [np.load(f"{part}.npz")["probabilities"].astype(np.float32) for part in parts]
-            spread = spread_of_ensemble(of_members, [member["spread"] for member in members], labels.has_regions)
-            volumes = np.concatenate([member["volumes"] for member in members])
-            write_uncertainty(probabilities, segmentation, spread, volumes, labels, folder / case.name, reader_writer,
-                              properties, description, options)
-        reader_writer.write_seg(segmentation, str(folder / segmentation_file), properties)
+            made = _with_spread(made, of_members, [member["spread"] for member in members],
+                                [member["volumes"] for member in members], labels)
+            write_uncertainty(made, labels, folder / case.name, reader_writer, properties, description, options)
+        reader_writer.write_seg(made.segmentation, str(folder / segmentation_file), properties)
+
+
+def average_in_memory(parts: Sequence[InImage], labels: Any, options: ExportOptions) -> InImage:
+    """The same of what several models make of one image, each with its probabilities, and its spread for maps."""
+    of_members = [np.asarray(part.probabilities) for part in parts]
+    mean = of_members[0].copy()
+    for other in of_members[1:]:
+        mean += other
+    made = _finished(mean / np.float32(len(parts)), labels, options)
+    if not options.maps:
+        return made
+    return _with_spread(made, of_members, [np.asarray(part.spread) for part in parts],
+                        [np.asarray(part.volumes) for part in parts], labels)
+
+
+def _finished(mean: np.ndarray, labels: Any, options: ExportOptions) -> InImage:
+    """Of the members' mean probabilities."""
+    from ldseg_auto.inference.export import InImage, at_temperature, keep_largest_components, label_type
+
+    probabilities = at_temperature(mean, options.temperature, labels.has_regions)
+    segmentation = np.asarray(labels.convert_probabilities_to_segmentation(probabilities)).astype(label_type(labels))
+    return InImage(keep_largest_components(segmentation, options.largest_component), probabilities)
+
+
+def _with_spread(made: InImage, probabilities: Sequence[np.ndarray], spreads: Sequence[np.ndarray],
+                 volumes: Sequence[np.ndarray], labels: Any) -> InImage:
+    """With what is made of the members' probabilities, spread and volumes."""
+    from ldseg_auto.inference.uncertainty import spread_of_ensemble
+
+    return replace(made, spread=spread_of_ensemble(probabilities, spreads, labels.has_regions),
+                   volumes=np.concatenate(volumes))

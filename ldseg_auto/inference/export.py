@@ -70,36 +70,72 @@ def export_case(prediction: Rows, sample_voxels: Sequence[Sequence[float]], prop
         case: OUT/CASE.
     """
     labels = plans_manager.get_label_manager(dataset_json)
-    geometry = Geometry(properties, plans_manager, configuration_manager)
-    wanted = options.maps or options.spread
     ending = dataset_json["file_ending"]
     with published(case, f"{case.name}{ending}") as folder:
         staged = folder / case.name
-        kept = part_folder(case) / "probabilities" if save_probabilities or wanted else None
-        segmentation, probabilities = _segment(prediction, geometry, labels, options.temperature, kept)
-        segmentation = keep_largest_components(segmentation, options.largest_component)
+        made = in_image(prediction, sample_voxels, properties, configuration_manager, plans_manager, dataset_json,
+                        save_probabilities, options, part_folder(case))
         if save_probabilities:
-            assert probabilities is not None
-            np.savez_compressed(f"{staged}.npz", probabilities=probabilities)
+            assert made.probabilities is not None
+            np.savez_compressed(f"{staged}.npz", probabilities=made.probabilities)
             save_pickle(properties, f"{staged}.pkl")
-        if wanted:
-            spread = _spread(prediction, geometry, labels, part_folder(case) / "spread")
-            volumes = geometry.to_volume(np.asarray(sample_voxels, dtype=float))
         if options.spread:
-            np.savez_compressed(spread_file(staged), spread=spread, volumes=volumes)
+            assert made.spread is not None and made.volumes is not None
+            np.savez_compressed(spread_file(staged), spread=made.spread, volumes=made.volumes)
         elif options.maps:
-            assert probabilities is not None
-            write_uncertainty(probabilities, segmentation, spread, volumes, labels, staged,
-                              plans_manager.image_reader_writer_class(), properties, dataset_json, options)
-        plans_manager.image_reader_writer_class().write_seg(segmentation, f"{staged}{ending}", properties)
+            write_uncertainty(made, labels, staged, plans_manager.image_reader_writer_class(), properties,
+                              dataset_json, options)
+        plans_manager.image_reader_writer_class().write_seg(made.segmentation, f"{staged}{ending}", properties)
+
+
+@dataclass(frozen=True)
+class InImage:
+    """A prediction in the image's geometry.
+
+    Args:
+        segmentation: (z, y, x).
+        probabilities: (K, z, y, x), where they are asked for or needed.
+        spread: (K + 2, z, y, x), see `uncertainty.spread_of`; with maps or spread, as
+        volumes: (samples, K) of each sample.
+    """
+
+    segmentation: np.ndarray
+    probabilities: np.ndarray | None = None
+    spread: np.ndarray | None = None
+    volumes: np.ndarray | None = None
+
+
+def in_image(prediction: Rows, sample_voxels: Sequence[Sequence[float]], properties: dict, configuration_manager: Any,
+             plans_manager: Any, dataset_json: dict, keep_probabilities: bool, options: ExportOptions,
+             folder: Path | None = None) -> InImage:
+    """A prediction on its way back to the image; arguments as of `export_case`.
+
+    Args:
+        folder: holds the large arrays of the result in files; None keeps them in memory.
+    """
+    labels = plans_manager.get_label_manager(dataset_json)
+    geometry = Geometry(properties, plans_manager, configuration_manager)
+    wanted = options.maps or options.spread
+
+    def canvas(name: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        return geometry.canvas(np.float32, channels, None if folder is None else folder / name)
+
+    kept = canvas("probabilities", labels.num_segmentation_heads) if keep_probabilities or wanted else None
+    segmentation = keep_largest_components(_segment(prediction, geometry, labels, options.temperature, kept),
+                                           options.largest_component)
+    probabilities = None if kept is None else kept[0]
+    if not wanted:
+        return InImage(segmentation, probabilities)
+    spread = _spread(prediction, geometry, labels, canvas("spread", labels.num_segmentation_heads + 2))
+    return InImage(segmentation, probabilities, spread, geometry.to_volume(np.asarray(sample_voxels, dtype=float)))
 
 
 def _segment(prediction: Rows, geometry: Geometry, labels: Any, temperature: float,
-             file: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """(z, y, x) labels in the image's geometry and, where there is a file to hold them, the probabilities."""
+             kept: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """(z, y, x) labels in the image's geometry; the probabilities go to the canvas, where there is one."""
     heads = labels.num_segmentation_heads
-    segmentation, inside = geometry.canvas(np.uint8 if len(labels.foreground_labels) < 255 else np.uint16)
-    probabilities, probabilities_inside = geometry.canvas(np.float32, heads, file) if file else (None, None)
+    segmentation, inside = geometry.canvas(label_type(labels))
+    probabilities, probabilities_inside = kept or (None, None)
     if probabilities is not None and not labels.has_regions:
         probabilities[0] = 1  # background around the crop, as nnU-Net has it
     for first, values in geometry.slabs(MadeFrom(prediction, lambda rows: rows[:heads], heads)):
@@ -108,10 +144,15 @@ def _segment(prediction: Rows, geometry: Geometry, labels: Any, temperature: flo
         inside[where] = labels.convert_probabilities_to_segmentation(values)
         if probabilities_inside is not None:
             probabilities_inside[:, where] = values
-    return segmentation, probabilities
+    return segmentation
 
 
-def _spread(prediction: Rows, geometry: Geometry, labels: Any, file: Path) -> np.ndarray:
+def label_type(labels: Any) -> type[np.unsignedinteger]:
+    """The smallest that holds every label of nnU-Net's label manager."""
+    return np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
+
+
+def _spread(prediction: Rows, geometry: Geometry, labels: Any, canvas: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """(K + 2, z, y, x) in the image's geometry, see `uncertainty.spread_of`."""
     heads, regions = labels.num_segmentation_heads, labels.has_regions
 
@@ -119,38 +160,42 @@ def _spread(prediction: Rows, geometry: Geometry, labels: Any, file: Path) -> np
         mean, squares, (of_draws, of_models) = torch.from_numpy(rows).split([heads, heads, 2])
         return uncertainty.spread_of(mean, squares, of_draws, of_models, regions).numpy()
 
-    spread, inside = geometry.canvas(np.float32, heads + 2, file)
+    spread, inside = canvas
     for first, values in geometry.slabs(MadeFrom(prediction, spread_of_rows, heads + 2)):
         inside[:, first:first + values.shape[1]] = values
     return spread
 
 
-def write_uncertainty(probabilities: np.ndarray, segmentation: np.ndarray, spread: np.ndarray, volumes: np.ndarray,
-                      labels: Any, case: Path, reader_writer: Any, properties: dict, dataset_json: dict,
+def write_uncertainty(made: InImage, labels: Any, case: Path, reader_writer: Any, properties: dict, dataset_json: dict,
                       options: ExportOptions) -> None:
     """Maps and figures of a case below `uncertainty/`.
 
     Args:
-        probabilities, segmentation: (K, z, y, x) and (z, y, x) in the image's geometry.
-        spread: (K + 2, z, y, x), see `uncertainty.spread_of`, in the same geometry.
-        volumes: (samples, K) of each sample.
+        made: all of it.
         case: OUT/CASE.
     """
-    names = uncertainty.class_names(dataset_json)
-    maps = {"entropy": uncertainty.predictive_entropy(probabilities, labels.has_regions),
-            **uncertainty.maps_of(spread, names)}
+    maps, figures = maps_and_figures(made, labels, properties, dataset_json, options)
     folder = case.parent / uncertainty.FOLDER
     folder.mkdir(exist_ok=True)
     for name, values in maps.items():
         uncertainty.write_map(values, folder / f"{case.name}_{name}.nii.gz", reader_writer, properties)
-    first = 0 if labels.has_regions else 1
-    heads = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    masks = [np.isin(segmentation, head) for head in heads]
-    figures = uncertainty.case_figures(masks, probabilities[first:], volumes[:, first:],
-                                       *uncertainty.voxel_size_of(properties), names, options.interval_scales,
-                                       options.expected_dice_lines)
     # written last: where it lies, the case is complete
     write_text(folder / f"{case.name}.json", json.dumps(figures, indent=2))
+
+
+def maps_and_figures(made: InImage, labels: Any, properties: dict, dataset_json: dict,
+                     options: ExportOptions) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The maps of uncertainty by name, (z, y, x) each, and `uncertainty.case_figures`."""
+    assert made.probabilities is not None and made.spread is not None and made.volumes is not None
+    names = uncertainty.class_names(dataset_json)
+    maps = {"entropy": uncertainty.predictive_entropy(made.probabilities, labels.has_regions),
+            **uncertainty.maps_of(made.spread, names)}
+    first = 0 if labels.has_regions else 1
+    heads = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    masks = [np.isin(made.segmentation, head) for head in heads]
+    return maps, uncertainty.case_figures(masks, made.probabilities[first:], made.volumes[:, first:],
+                                          *uncertainty.voxel_size_of(properties), names, options.interval_scales,
+                                          options.expected_dice_lines)
 
 
 def keep_largest_components(segmentation: np.ndarray,

@@ -16,23 +16,25 @@ from tqdm import tqdm
 from ldseg_auto import nnunet_ext
 from ldseg_auto.errors import LDSegError, reason_of
 from ldseg_auto.inference.accumulate import RowAccumulator
+from ldseg_auto.inference.array_predictor import ArrayPredictor, one_thread_at_a_time
 from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.fallback import BatchSizes, is_out_of_memory
-from ldseg_auto.inference.file_predictor import PROBABILITY_FLOOR, FilePredictor
+from ldseg_auto.inference.file_predictor import PROBABILITY_FLOOR
 from ldseg_auto.inference.noise import NoiseKey, noise_tile
 from ldseg_auto.inference.tiling import Tile, Tiling, cut_into_tiles
 from ldseg_auto.inference.uncertainty import torch_entropy
 from ldseg_auto.inference.volumes import Volume
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.precision import OneDNNForSingleImages, autocast, laid_out_for
-from ldseg_auto.sharing.opening import require_openable, weights_only
+from ldseg_auto.sharing.opening import require_openable, searching, weights_only
 
 _MAX_IMAGES_PER_BATCH = 16
 _MAX_VOXELS_PER_CPU_BATCH = 65536
 
 
-class LDSegPredictor(FilePredictor):
-    """Segments with the mean of posterior samples, mirrors, tiles and folds.
+class LDSegPredictor(ArrayPredictor):
+    """Segments with the mean of posterior samples, mirrors, tiles and folds. `from_model` makes one from a trained
+    model, `predict` takes an array.
 
     Args:
         samples, steps, eta: of the sampler; the plans' defaults where None.
@@ -73,7 +75,7 @@ class LDSegPredictor(FilePredictor):
                              "Train a fold first: ldseg_train DATASET FOLD.")
         require_openable(Path(model_training_output_dir), self.folds, checkpoint_name)
         nnunet_ext.register()
-        with weights_only():  # nnU-Net's torch.load would run what a checkpoint holds
+        with searching, weights_only():  # nnU-Net's torch.load would run what a checkpoint holds
             try:
                 super().initialize_from_trained_model_folder(model_training_output_dir, self.folds, checkpoint_name)
             except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -115,6 +117,7 @@ class LDSegPredictor(FilePredictor):
         num_classes = unwrapped(self.network).num_classes
         return (2 * num_classes + 2 if self._wants_spread else num_classes, *image_shape[1:])
 
+    @one_thread_at_a_time
     @torch.inference_mode()
     def predict_to(self, image: torch.Tensor, target: Volume) -> list[list[float]]:
         """Mean over all folds, samples, mirrors and tiles, by rows: no more of it is in memory than a tile is deep.

@@ -1,16 +1,19 @@
-"""nnU-Net's preprocessing of an image, resampled slab by slab into a file."""
+"""nnU-Net's preprocessing of an image, resampled slab by slab into a file or an array."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from ldseg_auto.inference.resampling import plan_resampling
-from ldseg_auto.inference.volumes import VolumeInMemory, VolumeOnDisk
+from ldseg_auto.inference.volumes import MappedVolume, VolumeInMemory, VolumeOnDisk
+
+Kept = TypeVar("Kept", bound=MappedVolume)
 
 
 def preprocess(images: Sequence[str], file: Path, plans_manager: Any, configuration_manager: Any, dataset_json: dict,
@@ -28,24 +31,41 @@ def preprocess(images: Sequence[str], file: Path, plans_manager: Any, configurat
     Returns:
         the image (C, z, y, x), and nnU-Net's properties, with which the prediction finds its way back.
     """
+    return _preprocess(lambda preprocessor, configuration: preprocessor.run_case(
+        list(images), None, plans_manager, configuration, dataset_json),
+        partial(VolumeOnDisk.create, file), configuration_manager, verbose)
+
+
+def preprocess_array(image: np.ndarray, spacing_mm: Sequence[float], plans_manager: Any, configuration_manager: Any,
+                     dataset_json: dict, verbose: bool = False) -> tuple[VolumeInMemory, dict]:
+    """The same of an image (C, z, y, x) as nnU-Net's reader returns it, with the spacing of z, y and x."""
+    return _preprocess(lambda preprocessor, configuration: preprocessor.run_case_npy(
+        image, None, {"spacing": list(spacing_mm)}, plans_manager, configuration, dataset_json),
+        VolumeInMemory.create, configuration_manager, verbose)
+
+
+def _preprocess(run: Callable[[Any, Any], tuple[np.ndarray, Any, dict]],
+                create: Callable[[tuple[int, ...]], Kept], configuration_manager: Any,
+                verbose: bool) -> tuple[Kept, dict]:
+    """What `run` makes of nnU-Net's preprocessor and a configuration, kept in a volume that `create` makes."""
     preprocessor = configuration_manager.preprocessor_class(verbose=verbose)
-    streaming = _ResamplingToFile(configuration_manager, file)
+    streaming = _ResamplingToVolume(configuration_manager, create)
     known = type(preprocessor) is DefaultPreprocessor  # another may use the resampled mask, which is left out here
-    data, _, properties = preprocessor.run_case(list(images), None, plans_manager,
-                                                streaming if known else configuration_manager, dataset_json)
+    data, _, properties = run(preprocessor, streaming if known else configuration_manager)
     if streaming.volume is not None:
         return streaming.volume, properties
-    volume = VolumeOnDisk.create(file, data.shape)
+    volume = create(data.shape)
     volume.write(0, data)
     return volume, properties
 
 
-class _ResamplingToFile:
-    """nnU-Net's configuration whose image is resampled into a file."""
+class _ResamplingToVolume(Generic[Kept]):
+    """nnU-Net's configuration whose image is resampled into a volume."""
 
-    def __init__(self, configuration_manager: Any, file: Path):
-        self._configuration_manager, self._file = configuration_manager, file
-        self.volume: VolumeOnDisk | None = None
+    def __init__(self, configuration_manager: Any, create: Callable[[tuple[int, ...]], Kept]):
+        self._configuration_manager = configuration_manager
+        self._create = create
+        self.volume: Kept | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._configuration_manager, name)
@@ -56,7 +76,7 @@ class _ResamplingToFile:
         resampling = plan_resampling(function, data.shape[1:], new_shape, spacing, new_spacing)
         if resampling is None:
             return function(data, new_shape, spacing, new_spacing)
-        self.volume = VolumeOnDisk.create(self._file, (len(data), *resampling.shape))
+        self.volume = self._create((len(data), *resampling.shape))
         limits = resampling.limits(data) if resampling.clip else None
         for first, rows in resampling.slabs(VolumeInMemory(data), limits):
             self.volume.write(first, rows.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +72,15 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         CasesFailed: some cases were not predicted; all others are written.
     """
     from ldseg_auto.inference.export import ExportOptions
-    _require_in_range(num_parts, part_id, tile_step_size, eta)
-    _require_seed(seed)
+    _require_part(num_parts, part_id)
+    require_in_range(tile_step_size, samples, steps, eta, seed)
     _require_processes(num_processes_preprocessing, num_processes_export)
     require_environment(RESULTS)
-    dataset = find_dataset(dataset)
-    best = _chosen(dataset, trainer_name, plans_name) if use_choice else None
-    if configurations is None and best is not None:
-        configurations = best.configurations
-        print(f"Configurations chosen by ldseg_find_best_configuration: {' and '.join(configurations)}")
-    models = _find_models(dataset, trainer_name, plans_name, configurations, folds, checkpoint_name)
+    asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}
+    chosen = choose_models(dataset, configurations, trainer_name, plans_name, folds, checkpoint_name, asked, use_choice)
+    models, samplers = chosen.folds, chosen.samplers
     first = next(iter(models))
-    tables = {model: read_model(model) for model in models}
-    plans, description = tables[first]
-    for model in models:
-        _require_steps(steps, tables[model][0], model.name.split("__")[-1])
+    plans, description = read_model(first)
     cases = find_inputs(Path(input_folder), description)
     require_output_folder(Path(input_folder), Path(output_folder))
 
@@ -100,10 +95,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     report_inputs(problems, bool(mine), record)
     options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
                "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed}
-    asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}
-    samplers = {model: _sampler(model, asked, use_choice) for model in models}
-    finish = _finish(models, best, use_choice)
-    export = ExportOptions(maps=uncertainty, **vars(finish))
+    export = ExportOptions(maps=uncertainty, **vars(chosen.finish))
     processes = (num_processes_preprocessing, num_processes_export)
     failures: list[Failure] = []
     if to_do and len(models) == 1:
@@ -123,6 +115,57 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     if not skip_bad_cases:
         require_all(problems, record)
     return [files[case][0] for case in mine]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Which models predict, and how.
+
+    Args:
+        folds: of each model, by its folder.
+        samplers: of each model: samples, steps, eta and use_mirroring of `LDSegPredictor`.
+        finish: of their mean.
+    """
+
+    folds: dict[Path, list[Fold]]
+    samplers: dict[Path, dict[str, Any]]
+    finish: Finish
+
+
+def choose_models(dataset: str, configurations: Sequence[str] | None, trainer_name: str, plans_name: str,
+                  folds: Sequence[str | int] | None, checkpoint_name: str, asked: dict[str, Any],
+                  use_choice: bool) -> Models:
+    """The models of a data set as `predict_folder` (see there) takes them.
+
+    Args:
+        asked: use_mirroring, samples, steps and eta; None where nothing is asked for.
+
+    Raises:
+        LDSegError: something asked for does not exist, or is not possible with a model.
+    """
+    dataset = find_dataset(dataset)
+    best = _chosen(dataset, trainer_name, plans_name) if use_choice else None
+    if configurations is None and best is not None:
+        configurations = best.configurations
+        print(f"Configurations chosen by ldseg_find_best_configuration: {' and '.join(configurations)}")
+    models = _find_models(dataset, trainer_name, plans_name, configurations, folds, checkpoint_name)
+    return _with_samplers(models, best, asked, use_choice)
+
+
+def choose_model(model: Path, folds: Sequence[str | int] | None, checkpoint_name: str, asked: dict[str, Any],
+                 use_choice: bool) -> Models:
+    """The same of one model's folder, wherever it lies."""
+    there = parse_folds(map(str, folds)) if folds else trained_folds(model, checkpoint_name)
+    require_trained_folds(model, there or [0], checkpoint_name)
+    return _with_samplers({model: there}, None, asked, use_choice)
+
+
+def _with_samplers(models: dict[Path, list[Fold]], best: Best | None, asked: dict[str, Any],
+                   use_choice: bool) -> Models:
+    for model in models:
+        _require_steps(asked["steps"], read_model(model)[0], model.name.split("__")[-1])
+    samplers = {model: _sampler(model, asked, use_choice) for model in models}
+    return Models(models, samplers, _finish(models, best, use_choice))
 
 
 def _find_models(dataset: str, trainer_name: str, plans_name: str, configurations: Sequence[str] | None,
@@ -213,25 +256,30 @@ def _load_predictor(model: Path, folds: Sequence[Fold], checkpoint_name: str, **
     return predictor
 
 
-def _require_in_range(num_parts: int, part_id: int, tile_step_size: float, eta: float | None) -> None:
+def _require_part(num_parts: int, part_id: int) -> None:
     if num_parts < 1 or not 0 <= part_id < num_parts:
         raise LDSegError(f"part_id {part_id} is not one of {num_parts} parts.",
                          f"Count from 0: -part_id must lie between 0 and num_parts - 1 = {num_parts - 1}.")
+
+
+def require_in_range(tile_step_size: float, samples: int | None, steps: int | None, eta: float | None,
+                     seed: int) -> None:
+    """Raise unless a predictor can be made of these."""
+    for name, number in (("samples", samples), ("steps", steps)):
+        if number is not None and number < 1:
+            raise LDSegError(f"{name} is {number}.", "Give 1 or more, or leave it out for the default.")
     if not 0 < tile_step_size <= 1:
         raise LDSegError(f"step_size is {tile_step_size}.", "Give a share of the patch, above 0 up to 1, such as 0.5.")
     if eta is not None and not 0 <= eta <= 1:
         raise LDSegError(f"eta is {eta}.", "Give 0 (no noise added) to 1 (ancestral sampling).")
+    if not 0 <= seed < 2 ** 64:
+        raise LDSegError(f"The seed is {seed}.", "Give a number from 0 on.")
 
 
 def _require_processes(preprocessing: int, export: int) -> None:
     if min(preprocessing, export) < 0 or (preprocessing == 0) != (export == 0):
         raise LDSegError(f"{preprocessing} processes for preprocessing and {export} for writing do not fit together.",
                          "Give at least 1 to -npp and to -nps, or 0 to both to work in one process alone.")
-
-
-def _require_seed(seed: int) -> None:
-    if not 0 <= seed < 2 ** 64:
-        raise LDSegError(f"The seed is {seed}.", "Give a number from 0 on.")
 
 
 def _require_steps(steps: int | None, plans: dict[str, Any], configuration: str) -> None:

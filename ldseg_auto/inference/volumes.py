@@ -32,11 +32,23 @@ class Volume(Rows, Protocol):
         """Put rows (C, rows, y, x) at `first`."""
 
 
+class MappedVolume(Volume, Protocol):
+    """What can also be had as an array."""
+
+    def mapped(self) -> np.ndarray:
+        """All of it."""
+
+
 @dataclass(frozen=True)
 class VolumeInMemory:
     """An array (C, z, y, x)."""
 
     values: np.ndarray
+
+    @classmethod
+    def create(cls, shape: tuple[int, ...]) -> VolumeInMemory:
+        """Zeros, float32."""
+        return cls(np.zeros(shape, np.float32))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,6 +59,10 @@ class VolumeInMemory:
 
     def write(self, first: int, rows: np.ndarray) -> None:
         self.values[:, first:first + rows.shape[1]] = rows
+
+    def mapped(self) -> np.ndarray:
+        """The array itself."""
+        return self.values
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -19,17 +20,46 @@ from ldseg_auto.sharing.trusted import require_trainer_name, require_trusted
 # torch's own switches: the first makes every torch.load safe, the second undoes that and must not be there beside it
 _FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _CURE = "Do not use it unless you trust its author; then nnU-Net's own commands open it."
+# held while nnU-Net's search for a class changes sys.path, sys.modules and, here, stdout: all threads share them
+searching = threading.RLock()
+
+
+class _Switches:
+    """The two of torch in the environment, which all threads share: set by the first block that begins, put back by
+    the last one that ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._before: dict[str, str] = {}
+
+    def begin(self) -> None:
+        with self._lock:
+            if self._blocks == 0:
+                self._before = {name: os.environ.pop(name) for name in (_FORCE, _FORCE_NOT) if name in os.environ}
+                os.environ[_FORCE] = "1"
+            self._blocks += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0:
+                os.environ.pop(_FORCE, None)
+                os.environ.update(self._before)
+
+
+_switches = _Switches()
 
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Inside the block torch.load opens tensors and plain values only, also where nnU-Net asks for more.
+    """Inside the block torch.load opens tensors and plain values only, also where nnU-Net asks for more. Blocks may be
+    nested and overlap in several threads; while one lasts, it holds for all threads.
 
     Raises:
         LDSegError: a file holds more, which would have been run.
     """
-    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
-    os.environ[_FORCE] = "1"
+    _switches.begin()
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -38,8 +68,7 @@ def weights_only() -> Iterator[None]:
         raise LDSegError(f"A checkpoint holds more than tensors and plain values ({reason_of(error)}).", _CURE
                          ) from error
     finally:
-        del os.environ[_FORCE]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+        _switches.end()
 
 
 def require_known_trainer(name: Any) -> None:
@@ -53,7 +82,7 @@ def require_known_trainer(name: Any) -> None:
     found = getattr(ours, name, None)  # nnU-Net's search takes seconds: it imports every trainer
     if found is None:
         # it names each file that it looks into, and takes for a class whatever has the name
-        with suppress(RuntimeError, AssertionError, TypeError), redirect_stdout(io.StringIO()):
+        with searching, suppress(RuntimeError, AssertionError, TypeError), redirect_stdout(io.StringIO()):
             found = recursive_find_trainer_class_by_name(name)
     if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
         raise LDSegError(f"The model was trained by {name}, which is not installed here.",
