@@ -3,8 +3,11 @@
 import json
 import os
 import pickle
+import sys
+import time
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from ldseg_auto.sharing.opening import (
     read_properties,
     read_weights,
     read_weights_of_any,
+    require_known_trainer,
     require_openable,
     weights_only,
 )
@@ -53,6 +57,58 @@ def test_no_load_inside_the_block_runs_code(made, tmp_path, monkeypatch):
     with weights_only():
         assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
     assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "0"
+
+
+def test_the_block_of_one_thread_outlasts_that_of_another(made, tmp_path):
+    """A thread that ends its block while another is inside must not switch off what protects the other."""
+    torch.save({"network_weights": {}, "extra": Payload(made)}, tmp_path / "checkpoint.pth")
+    with ThreadPoolExecutor(1) as other:
+        blocks = weights_only(), weights_only()
+        other.submit(blocks[0].__enter__).result()
+        blocks[1].__enter__()
+        other.submit(blocks[0].__exit__, None, None, None).result()
+        for load in (torch.load, lambda *args, **options: other.submit(torch.load, *args, **options).result()):
+            with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+                load(tmp_path / "checkpoint.pth", weights_only=False)
+        blocks[1].__exit__(None, None, None)
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_blocks_of_many_threads_at_once(monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+
+    def inside(_):
+        with weights_only(), weights_only():
+            time.sleep(0.0005)
+            return os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"], "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" in os.environ
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(inside, range(200))) == {("1", False)}
+    assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "0" and os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+
+
+def test_one_search_for_a_class_at_a_time(monkeypatch):
+    """nnU-Net's search takes folders into sys.path and out again, and what it prints goes to a stdout that all threads
+    share: it must be there again at the end, whatever the order in which they end."""
+    from nnunetv2.utilities import find_objects
+
+    searching, most, stdout = [0], [0], sys.stdout
+
+    def search(name):
+        searching[0] += 1
+        most[0] = max(most[0], searching[0])
+        time.sleep(0.002 * (int(name[-1]) % 3))
+        searching[0] -= 1
+        raise RuntimeError("Could not find requested nnunet trainer")
+    monkeypatch.setattr(find_objects, "recursive_find_trainer_class_by_name", search)
+
+    def ask(number):
+        with pytest.raises(LDSegError, match="not installed here"):
+            require_known_trainer(f"Trainer{number}")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(16)))
+    assert most == [1] and sys.stdout is stdout
 
 
 def test_what_nnunet_loads_inside_the_block_is_plain(made, tmp_path):
