@@ -28,6 +28,7 @@ from ldseg_auto.trainers.code_start import start_from_principal_components
 from ldseg_auto.trainers.ema import WeightAverage
 from ldseg_auto.trainers.guarded_step import GuardedStep
 from ldseg_auto.trainers.loaders import SteadyAugmenter, end_workers, unbenchmarked_blur
+from ldseg_auto.trainers.loggers import add_loggers
 from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
 from ldseg_auto.trainers.signs_report import PLOT_FILE, measure_on_cases, plot_signs, save_summary
 from ldseg_auto.trainers.validation import require_whole_references
@@ -71,6 +72,8 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         self.enable_deep_supervision = False  # the heads on the condition take its place
         for name in latent_signs.SERIES:
             self.logger.local_logger.my_fantastic_logging[name] = []
+        if self.local_rank == 0:
+            add_loggers(self.logger, self.output_folder)
         self._step = GuardedStep(self.print_to_log_file)
         self._random_state: dict[str, Any] | None = None  # of the checkpoint that the training goes on from
         self.logger.plot_progress_png = partial(  # type: ignore[method-assign]

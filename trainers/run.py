@@ -48,6 +48,7 @@ from ldseg_auto.trainers.crossval import (
     require_same_split,
 )
 from ldseg_auto.trainers.interruption import stop_in_order
+from ldseg_auto.trainers.loggers import require_loggers
 from ldseg_auto.trainers.splits import Split, prepare_splits
 from ldseg_auto.trainers.validation import validate
 from ldseg_auto.trainers.weight_transfer import Start, read_start, save_list
@@ -109,7 +110,7 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
                       "do.")
             resume = continue_training or state == STARTED
             longer = continue_training and epochs is not None
-            trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, resume,
+            trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, state != NEW,
                                    torch_device)
             for name, value in attributes.items():
                 setattr(trainer, name, value)
@@ -149,6 +150,7 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
                      allow_unused_cases: bool) -> Work:
     """Check everything that `train_folds` (see there) is asked for; make the split where there is none."""
     require_environment(PREPROCESSED, RESULTS)
+    require_loggers()
     dataset = find_dataset(dataset, [PREPROCESSED])
     plans = load_plans(dataset, plans_name)
     configuration = choose_configuration(plans, configuration)
@@ -225,15 +227,20 @@ def _set_aside(fold: Path, with_checkpoints: bool) -> None:
         validation.rename(previous)
 
 
-def _get_trainer(dataset: str, configuration: str, fold: Fold, trainer_name: str, plans_name: str,
-                 continue_training: bool, device: Any) -> Any:
+def _get_trainer(dataset: str, configuration: str, fold: Fold, trainer_name: str, plans_name: str, goes_on: bool,
+                 device: Any) -> Any:
+    """nnU-Net's.
+
+    Args:
+        goes_on: with what is there of the fold, be it only its validation; otherwise nnU-Net removes its W&B run.
+    """
     from nnunetv2.run.run_training import get_trainer_from_args
 
     from ldseg_auto import nnunet_ext
 
     nnunet_ext.register()
     try:
-        return get_trainer_from_args(dataset, configuration, fold, trainer_name, plans_name, continue_training, device)
+        return get_trainer_from_args(dataset, configuration, fold, trainer_name, plans_name, goes_on, device)
     except RuntimeError as error:
         if "Could not find requested nnunet trainer" not in str(error):
             raise
