@@ -1,4 +1,4 @@
-"""An array in memory, as docs/python_api.md describes it."""
+"""An array in memory by nnU-Net's own method, which resamples logits (test_array_predictor.py: by ours)."""
 
 import numpy as np
 import pytest
