@@ -46,6 +46,8 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
                         help="distance of tiles as a share of the patch, up to 1 (default: %(default)s)")
     parser.add_argument("--disable_tta", dest="mirroring", action="store_false", default=argparse.SUPPRESS,
                         help="no mirroring; faster")
+    parser.add_argument("--whole_volume", action="store_true",
+                        help="sample each image as a whole: encoded and decoded tile by tile, denoised at once")
     parser.add_argument("--plans_defaults", dest="use_choice", action="store_false",
                         help="the plans' defaults in place of what ldseg_find_best_configuration chose")
     parser.add_argument("--continue_prediction", action="store_true", help="keep what is there already")

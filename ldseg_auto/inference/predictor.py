@@ -17,6 +17,7 @@ from ldseg_auto import nnunet_ext
 from ldseg_auto.errors import LDSegError, reason_of
 from ldseg_auto.inference.accumulate import RowAccumulator
 from ldseg_auto.inference.array_predictor import ArrayPredictor, one_thread_at_a_time
+from ldseg_auto.inference.draws import channels_of, summands, voxels_of
 from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.fallback import BatchSizes, is_out_of_memory
 from ldseg_auto.inference.file_predictor import PROBABILITY_FLOOR
@@ -24,6 +25,7 @@ from ldseg_auto.inference.noise import NoiseKey, noise_tile
 from ldseg_auto.inference.tiling import Tile, Tiling, cut_into_tiles
 from ldseg_auto.inference.uncertainty import torch_entropy
 from ldseg_auto.inference.volumes import Volume
+from ldseg_auto.inference.whole_volume import Draws, WholeVolume
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.precision import OneDNNForSingleImages, autocast, laid_out_for
 from ldseg_auto.sharing.opening import require_openable, searching, weights_only
@@ -41,6 +43,7 @@ class LDSegPredictor(ArrayPredictor):
         seed: the same seed gives the same probabilities; another seed another draw.
         export: what is done to a prediction on its way to the files; uncertainty maps among it.
         fold: what `manual_initialization` predicts with (keys its noise).
+        whole_volume: denoise the latent of the whole image at once, see `inference.whole_volume`, not tile by tile.
         All others: nnU-Net's.
     """
 
@@ -49,12 +52,13 @@ class LDSegPredictor(ArrayPredictor):
                  device: torch.device = torch.device("cuda"),  # noqa: B008, nnU-Net's signature
                  verbose: bool = False, verbose_preprocessing: bool = False, allow_tqdm: bool = True, *,
                  samples: int | None = None, steps: int | None = None, eta: float | None = None, seed: int = 0,
-                 export: ExportOptions | None = None, fold: int | str = 0):
+                 export: ExportOptions | None = None, fold: int | str = 0, whole_volume: bool = False):
         # nnU-Net prints a warning where this is set without CUDA
         super().__init__(tile_step_size, use_gaussian, use_mirroring,
                          perform_everything_on_device and device.type == "cuda", device, verbose,
                          verbose_preprocessing, allow_tqdm)
         self.samples, self.steps, self.eta, self.seed = samples, steps, eta, seed
+        self.whole_volume = whole_volume
         self.export = export or ExportOptions()
         self._sizes: BatchSizes | None = None  # kept from one case to the next where memory did not suffice
         self.folds: list[int | str] = [fold]
@@ -159,11 +163,12 @@ class LDSegPredictor(ArrayPredictor):
         """Mean over samples, mirrors and tiles by the weights that are loaded, handed on by rows; for maps of
         uncertainty the voxels of each class in each draw."""
         network = laid_out_for(self.device, unwrapped(self.network).to(self.device).eval())
+        if self.whole_volume:
+            return self._accumulate_as_a_whole(network, image, fold, finished)
         patch = tuple(self.configuration_manager.patch_size)
         tiling = cut_into_tiles(image.shape[1:], patch, network.config.latent_stride, self.tile_step_size)
-        weight = (compute_gaussian(patch, 1 / 8, 10, torch.float32, torch.device("cpu")) if self.use_gaussian
-                  else torch.ones(patch))
-        channels = 2 * network.num_classes + 1 if self._wants_spread else network.num_classes
+        weight = self._tile_weight()
+        channels = channels_of(network, self._wants_spread)
         sizes = self._sizes or BatchSizes(self._images_per_batch(), self.device, self._device_of_results())
         accumulator = sizes.until_it_fits(lambda: RowAccumulator(tiling, weight, channels, sizes.results, finished))
         voxels: dict[tuple[int, int], torch.Tensor] = {}
@@ -190,6 +195,21 @@ class LDSegPredictor(ArrayPredictor):
         self._sizes = sizes if sizes.reduced else None
         return voxels
 
+    def _accumulate_as_a_whole(self, network: LDSegNet, image: torch.Tensor, fold: int | str,
+                               finished: Callable[[int, torch.Tensor], None]) -> dict[tuple[int, int], torch.Tensor]:
+        """The same where the latent of the whole image is denoised at once."""
+        sizes = BatchSizes(self._images_per_batch(), self.device, self._device_of_results())
+        draws = Draws(self._mirrors(), self._sample_numbers(network), self.steps, self.eta, self.seed, fold)
+        with autocast(self.device), OneDNNForSingleImages():
+            return WholeVolume(network, image, self._tile_weight(), self.tile_step_size, draws, self._wants_spread,
+                               sizes, self.allow_tqdm).accumulate(finished)
+
+    def _tile_weight(self) -> torch.Tensor:
+        """How much each voxel of a tile counts where tiles overlap, (*patch)."""
+        patch = tuple(self.configuration_manager.patch_size)
+        return (compute_gaussian(patch, 1 / 8, 10, torch.float32, torch.device("cpu")) if self.use_gaussian
+                else torch.ones(patch))
+
     def _device_of_results(self) -> torch.device:
         """Where tiles are added up."""
         return self.device if self.perform_everything_on_device else torch.device("cpu")
@@ -205,7 +225,7 @@ class LDSegPredictor(ArrayPredictor):
         condition = torch.cat([network.encode_image(part.to(self.device)) for part in images.split(sizes.images)])
         samples = self._sample_numbers(network)
         draws = [(view, sample) for sample in samples for view in range(len(views))]
-        channels = 2 * network.num_classes + 1 if self._wants_spread else network.num_classes
+        channels = channels_of(network, self._wants_spread)
         mean = torch.zeros((len(group), channels, *group[0].size), device=self.device)
         voxels: dict[tuple[int, int], torch.Tensor] = {}
         for batch in _batches(draws, sizes.latents):
@@ -217,11 +237,9 @@ class LDSegPredictor(ArrayPredictor):
                     upright = torch.flip(probability, [a + 1 for a in axes])
                     if self._wants_spread:
                         draw = (sample, view % len(self._mirrors()))
-                        counted = _counted(_segmented(network, upright), shares[i], tiling.inside(group[i]))
+                        counted = voxels_of(network, upright, shares[i], tiling.inside(group[i]))
                         voxels[draw] = voxels.get(draw, 0) + counted
-                        entropy = torch_entropy(upright, network.config.output == "sigmoid")
-                        upright = torch.cat([upright, upright ** 2, entropy[None]])
-                    mean[i] += upright
+                    mean[i] += summands(network, upright, self._wants_spread)
         return mean / (len(samples) * len(self._mirrors())), voxels
 
     def _sample_numbers(self, network: LDSegNet) -> range:
@@ -259,19 +277,6 @@ class LDSegPredictor(ArrayPredictor):
         if self.device.type == "cpu":
             fitting = min(fitting, _MAX_VOXELS_PER_CPU_BATCH // prod(self.configuration_manager.patch_size))
         return max(1, fitting)
-
-
-def _segmented(network: LDSegNet, probabilities: torch.Tensor) -> torch.Tensor:
-    """(K, *S) -> (K, *S), bool: the voxels of each label or region."""
-    if network.config.output == "softmax":
-        return torch.nn.functional.one_hot(probabilities.argmax(0), len(probabilities)).movedim(-1, 0).bool()
-    return probabilities > 0.5
-
-
-def _counted(segmented: torch.Tensor, share: torch.Tensor, inside: tuple[slice, ...]) -> torch.Tensor:
-    """Voxels of each class (K, *patch), those of overlapping tiles by their share, without the padding: (K,)."""
-    there = segmented.reshape(len(segmented), *share.shape)[(slice(None), *inside)]
-    return (there * share[inside].to(there.device)).flatten(1).sum(1, dtype=torch.float64).cpu()
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -44,7 +44,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
                    num_processes_preprocessing: int = 3, num_processes_export: int = 3, num_parts: int = 1,
                    part_id: int = 0, steps: int | None = None, samples: int | None = None, eta: float | None = None,
                    seed: int = 0, uncertainty: bool = False, use_choice: bool = True, skip_bad_cases: bool = False,
-                   progress_bar: bool = True, verbose: bool = False) -> list[Path]:
+                   progress_bar: bool = True, verbose: bool = False, whole_volume: bool = False,
+                   previous_stage_folder: str | None = None) -> list[Path]:
     """Segment every case of a folder (or one part of them) with the trained folds of a model, or of several.
 
     Args:
@@ -62,6 +63,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
         seed: of the samples' noise.
         uncertainty: write maps and figures below uncertainty/.
         use_choice: use what ldseg_find_best_configuration chose.
+        whole_volume: denoise the latent of each image at once, see `inference.whole_volume`.
+        previous_stage_folder: of a cascade, the segmentations of its first stage, CASE.ENDING; None predicts them.
         skip_bad_cases: cases that cannot be used are recorded in data_check.json in the output folder, and no error.
 
     Returns:
@@ -94,7 +97,8 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     mine, to_do = [case for case in mine if case in good or case not in to_do], good
     report_inputs(problems, bool(mine), record)
     options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
-               "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed}
+               "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed,
+               "whole_volume": whole_volume}
     export = ExportOptions(maps=uncertainty, **vars(chosen.finish))
     processes = (num_processes_preprocessing, num_processes_export)
     failures: list[Failure] = []
@@ -215,7 +219,7 @@ def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Pa
                      options: dict[str, Any]) -> tuple[list[Path], list[Failure]]:
     """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`. A
     case that fails with one model is not tried with the next."""
-    same = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "seed")}
+    same = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "seed", "whole_volume")}
     source = next(iter(cases.values()))[0].resolve().parent
     spread = options["export"].spread
     open_parts(folder, keep, {**same, "spread": spread, "images": source,
