@@ -56,6 +56,7 @@ class LDSegConfig:
     nonlin: Any = None
     nonlin_kwargs: dict | None = None
     encoder: str = "plain"
+    previous_stage_channels: int = 0  # the last of the image's: a cascade's first stage, one for each foreground label
 
     # label autoencoder and denoiser
     label_features: int = 32  # width of the label autoencoder at the latent's grid
@@ -92,6 +93,8 @@ class LDSegConfig:
             raise LDSegError(
                 f"latent_stride {self.latent_stride} is not on the encoder's pooling path.",
                 f"Possible values for these strides: {self.cumulative_strides()}.")
+        if self.previous_stage_channels < 0:
+            raise LDSegError(f"previous_stage_channels is {self.previous_stage_channels}.", "It must be at least 0.")
         for name in ("latent_channels", "label_features", "denoiser_blocks", "timesteps", "sampler_steps",
                      "sampler_samples"):
             if getattr(self, name) < 1:

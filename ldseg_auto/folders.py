@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +128,21 @@ def choose_configuration(plans: dict[str, Any], requested: str | None = None) ->
     return requested
 
 
+def resolved(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """What the plans say of a configuration, with all that it inherits."""
+    own = plans["configurations"][configuration]
+    parent = own.get("inherits_from")
+    return {**own} if parent is None else {**resolved(plans, parent), **own}
+
+
+def previous_stage(plans: Mapping[str, Any], configuration: str) -> str | None:
+    """The configuration whose segmentation this one, a cascade's second stage, takes; None for all others."""
+    return resolved(plans, configuration).get("previous_stage")
+
+
 def preprocessed_folder(dataset: str, plans: dict[str, Any], configuration: str) -> Path:
     """Where the configuration's preprocessed cases lie."""
-    configurations = plans["configurations"]
-    while "data_identifier" not in configurations[configuration]:
-        configuration = configurations[configuration]["inherits_from"]
-    return folder_of(PREPROCESSED) / dataset / configurations[configuration]["data_identifier"]
+    return folder_of(PREPROCESSED) / dataset / resolved(plans, configuration)["data_identifier"]
 
 
 def preprocessed_cases(dataset: str, plans: dict[str, Any], configuration: str) -> list[str]:

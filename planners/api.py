@@ -30,7 +30,8 @@ from ldseg_auto.planners.plans_of_another import ORIGIN_KEY, name_of_taken_over,
 from ldseg_auto.planners.report import FILE_NAME as REPORT
 from ldseg_auto.planners.report import write_report
 
-STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")  # which of them a data set gets, the planner decides
+# which of them a data set gets, the planner decides
+STOCK_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's: volumes at full resolution are large
 
 
@@ -200,7 +201,13 @@ def _planned(plans: dict[str, Any], requested: Sequence[str] | None) -> list[str
     skipped = [name for name in requested if name not in chosen]
     if skipped:
         print(f"{plans['dataset_name']} needs no {', '.join(skipped)}: skipped.")
-    return chosen
+    return list(dict.fromkeys(_whose_cases(plans, name) for name in chosen))
+
+
+def _whose_cases(plans: dict[str, Any], name: str) -> str:
+    """The configuration whose preprocessed cases this one uses."""
+    own = plans["configurations"][name]
+    return name if "data_identifier" in own else _whose_cases(plans, own["inherits_from"])
 
 
 def _processes(num_processes: int | Sequence[int] | None, configurations: Sequence[str]) -> list[int]:

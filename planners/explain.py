@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from ldseg_auto.evaluation.setting import is_flat
+from ldseg_auto.folders import resolved
 
 _WARNING = "WARNING: "
 
@@ -14,8 +15,9 @@ _WARNING = "WARNING: "
 def explain(plans: Mapping[str, Any]) -> str:
     """What was planned and why, one section per configuration of `LDSegPlans.json`."""
     head = "\n".join([f"Plans {plans['plans_name']} for {plans['dataset_name']}", *describe_data(plans)])
+    configurations = {name: resolved(plans, name) for name in plans["configurations"]}
     sections = [_section(name, plan) if is_explained(plan) else f"{name}: written by hand, nothing to explain."
-                for name, plan in plans["configurations"].items()]
+                for name, plan in configurations.items()]
     return "\n\n".join([head, *sections])
 
 
@@ -44,6 +46,9 @@ def describe_configuration(plan: Mapping[str, Any]) -> list[str]:
     network = plan["architecture"]["arch_kwargs"]
     parts = ", ".join(f"{part.replace('_', ' ')} {elements / 1e6:.1f}" for part, elements in memory["parts"].items())
     return [
+        *([f"A cascade's second stage: the segmentation of {plan['previous_stage']} is "
+           f"{network['previous_stage_channels']} more channels of the image, and part of the condition."]
+          if "previous_stage" in plan else ()),
         f"Spacing {_mm(plan['spacing'])}; patch {_times(plan['patch_size'])} voxels; batch size {plan['batch_size']}.",
         f"Encoder: {network['encoder']}, {network['n_stages']} stages, strides "
         f"{' '.join(_times(s) for s in network['strides'])}.",

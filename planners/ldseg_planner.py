@@ -122,13 +122,15 @@ class LatentPlanning(ExperimentPlanner):
             return super().plan_experiment()
 
     def save_plans(self, plans: dict) -> None:
-        """Without a cascade (its second stage has no diffusion counterpart) and with evidence at each exact spacing."""
+        """With evidence at each exact spacing, and with the network of a cascade's second stage."""
         plans[FORMAT_KEY] = PLANS_FORMAT
         plans[PLANS_KEY] = read_facts(folder_of(PREPROCESSED) / self.dataset_name)
-        plans["configurations"].pop("3d_cascade_fullres", None)
+        stages = [plan for plan in plans["configurations"].values() if "previous_stage" in plan]
         for plan in plans["configurations"].values():
-            plan.pop("next_stage", None)
-            self._write_network(plan, tuple(float(s) for s in plan["spacing"]))
+            if plan not in stages:
+                self._write_network(plan, tuple(float(s) for s in plan["spacing"]))
+        for plan in stages:
+            self._write_second_stage(plan, plans["configurations"][plan["inherits_from"]])
         self._drop_stale_configurations(plans)
         super().save_plans(plans)
 
@@ -156,14 +158,29 @@ class LatentPlanning(ExperimentPlanner):
         architecture = plan["architecture"]
         patch = [int(p) for p in plan["patch_size"]]
         config, choice = self._design_network(architecture["arch_kwargs"], patch, spacing)
-        plan["batch_size"] = self._batch_size_that_fits(config, patch, plan["batch_size"])
+        plan["batch_size"] = self._batch_size_that_fits(config, patch, plan["batch_size"], self._num_inputs)
         architecture["network_class_name"] = NETWORK_CLASS
         architecture["arch_kwargs"] = config.to_arch_kwargs()
         plan["ldseg"] = {
             "latent": self._latent_evidence(choice, candidate_strides(config.strides), patch, spacing),
             "denoiser": self._denoiser_evidence(config, patch),
-            "memory": self._memory_evidence(config, patch, plan["batch_size"]),
+            "memory": self._memory_evidence(config, patch, plan["batch_size"], self._num_inputs),
         }
+
+    def _write_second_stage(self, plan: dict, base: dict) -> None:
+        """The network of the configuration that it inherits from, with one more input for each foreground label of the
+        first stage; these cost memory, which nnU-Net's planner does not count."""
+        more = len(self.label_manager.foreground_labels)
+        config = LDSegConfig.from_arch_kwargs(base["architecture"]["arch_kwargs"] | {"previous_stage_channels": more})
+        patch, inputs = base["patch_size"], self._num_inputs + more
+        batch_size = self._batch_size_that_fits(config, patch, base["batch_size"], inputs)
+        memory = self._memory_evidence(config, patch, batch_size, inputs)
+        latent = dict(base["ldseg"]["latent"])
+        if memory["estimate_gb"] > memory["target_gb"] >= base["ldseg"]["memory"]["estimate_gb"]:
+            latent["warnings"] = [*latent["warnings"], f"With the {more} channels of the first stage a step takes "
+                                  f"{memory['estimate_gb']:.2g} GB, more than the target."]
+        plan.update(batch_size=batch_size, architecture=base["architecture"] | {"arch_kwargs": config.to_arch_kwargs()},
+                    ldseg=base["ldseg"] | {"latent": latent, "memory": memory})
 
     def _design_network(self, arch_kwargs: dict, patch: Any,
                         spacing: tuple[float, ...]) -> tuple[LDSegConfig, LatentChoice]:
@@ -280,9 +297,9 @@ class LatentPlanning(ExperimentPlanner):
                 "reason": "the widest within both limits: multiply-adds of a call, and half of the encoder's weights"
                           if share <= self.denoiser_share else "the narrowest: all others cost still more"}
 
-    def _memory_evidence(self, config: LDSegConfig, patch: list[int], batch_size: int) -> dict[str, Any]:
-        costs = network_cost(config, patch, self._num_inputs, self._num_heads)
-        network = (self._num_inputs, self._num_heads)
+    def _memory_evidence(self, config: LDSegConfig, patch: list[int], batch_size: int, inputs: int) -> dict[str, Any]:
+        network = (inputs, self._num_heads)
+        costs = network_cost(config, patch, *network)
         gigabytes = training_bytes(config, patch, batch_size, *network) / 1e9
         return {"parts": {part: cost.elements for part, cost in costs.items()},
                 "parameters": sum(cost.parameters for cost in costs.values()),
@@ -291,9 +308,9 @@ class LatentPlanning(ExperimentPlanner):
                 "target_gb": self.UNet_vram_target_GB,
                 "prediction_tensors_gb": round(prediction_bytes(config, patch, 1, *network) / 1e9, 3)}
 
-    def _batch_size_that_fits(self, config: LDSegConfig, patch: list[int], batch_size: int) -> int:
+    def _batch_size_that_fits(self, config: LDSegConfig, patch: list[int], batch_size: int, inputs: int) -> int:
         """The given one or the largest below it that the memory target allows; nnU-Net plans no smaller one than 2."""
-        one, two = (training_bytes(config, patch, n, self._num_inputs, self._num_heads) for n in (1, 2))
+        one, two = (training_bytes(config, patch, n, inputs, self._num_heads) for n in (1, 2))
         available = self.UNet_vram_target_GB * 1e9 * TENSOR_SHARE[len(patch)]
         return max(self.UNet_min_batch_size, min(batch_size, int((available - one) / (two - one)) + 1))
 

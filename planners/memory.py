@@ -209,8 +209,12 @@ def _encoder_stages(config: LDSegConfig, patch: tuple[int, ...], num_inputs: int
 
 
 def _top_down(config: LDSegConfig, patch: tuple[int, ...]) -> Cost:
-    """From the deepest stage up to the latent's: upsampling, skip, two convolutions per stage, as nnU-Net's decoder."""
+    """From the deepest stage up to the latent's: upsampling, skip, two convolutions per stage, as nnU-Net's decoder;
+    and what a cascade's first stage adds to the condition."""
     cost = Cost(0, 0)
+    if config.previous_stage_channels:
+        cost += _conv(grid_size(patch, config.latent_stride), config.previous_stage_channels,
+                      config.features_per_stage[config.latent_stage], config.latent_stride)
     strides = config.cumulative_strides()
     for stage in range(config.latent_stage, config.n_stages - 1):
         grid, kernel = grid_size(patch, strides[stage]), config.kernel_sizes[stage]

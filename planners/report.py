@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ldseg_auto.folders import write_text
+from ldseg_auto.folders import resolved, write_text
 from ldseg_auto.planners.explain import candidate_rows, describe_configuration, describe_data, is_explained
 from ldseg_auto.report.parts import paragraph, plot, table
 
@@ -57,7 +57,7 @@ def data_sections(plans: Mapping[str, Any], fingerprint: Mapping[str, Any] | Non
 
 def configuration_sections(plans: Mapping[str, Any], name: str) -> list[str]:
     """HTML on one configuration: each decision, its evidence and the alternatives; nothing where none is written."""
-    plan = plans["configurations"][name]
+    plan = resolved(plans, name)
     if not is_explained(plan):
         return []
     latent, memory = plan["ldseg"]["latent"], plan["ldseg"]["memory"]
@@ -99,7 +99,8 @@ def _plot_cases(axes: Axes, per_case: Sequence[Sequence[float]], quantity: str, 
     for axis in shown:
         axes.plot(axis + jitter, values[:, axis], ".", color="tab:blue", alpha=0.5)
     key, label = ("spacing", "target") if quantity.startswith("spacing") else ("patch_size", "patch")
-    planned = {name: plan[key] for name, plan in plans["configurations"].items() if "ldseg" in plan}
+    planned = {name: plan[key] for name, plan in plans["configurations"].items()
+               if "ldseg" in plan and "inherits_from" not in plan}
     for (name, sizes), marker in zip(planned.items(), "s^Dv*", strict=False):
         axes.plot(range(values.shape[1] - len(sizes), values.shape[1]), sizes, marker, mfc="none", color="black",
                   label=f"{label} {name}")

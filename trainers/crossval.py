@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldseg_auto.errors import LDSegError, named
-from ldseg_auto.folders import DEFAULT_CHECKPOINT, Fold, read_json
+from ldseg_auto.folders import DEFAULT_CHECKPOINT, Fold, read_json, resolved
 from ldseg_auto.inference.binding import bound
 from ldseg_auto.trainers.splits import Split
 
@@ -53,8 +53,9 @@ def require_same_plans(model: Path, plans: dict, configuration: str, folds: Sequ
     """Raise where folds that are to stay were trained by other plans than these."""
     file = model / "plans.json"
     if folds and file.is_file():
-        trained = read_json(file)["configurations"].get(configuration)
-        if trained != json.loads(json.dumps(plans["configurations"][configuration])):
+        before = read_json(file)
+        trained = resolved(before, configuration) if configuration in before["configurations"] else None
+        if trained != json.loads(json.dumps(resolved(plans, configuration))):
             raise LDSegError(f"Fold {', '.join(map(str, folds))} of {model.name} was trained by other plans than those "
                              "of now.", "Train these too with --restart, move them away, or give the new plans a "
                              "name of their own (-p).")

@@ -22,7 +22,7 @@ from ldseg_auto.inference.export import export_prediction
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.precision import autocast
-from ldseg_auto.trainers import checkpoint, pools, randomness
+from ldseg_auto.trainers import cascade, checkpoint, pools, randomness
 from ldseg_auto.trainers.budget import WallTimeBudgetMixin
 from ldseg_auto.trainers.code_start import start_from_principal_components
 from ldseg_auto.trainers.ema import WeightAverage
@@ -60,6 +60,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     seed: int | None = None
     validation_mirroring = True
+    hands_on = True  # what it predicts of validation cases to a cascade's second stage
     full_disk_patience_seconds = 600.0  # a checkpoint waits for room, the training with it
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
@@ -294,6 +295,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
                 save_summary(measure_on_cases(self, network), network.config.sampler_steps, self.output_folder,
                              self.print_to_log_file)
             with bound(nnunet_trainer_module, nnUNetPredictor=predictor,
-                       export_prediction_from_logits=export_prediction, multiprocessing=pools.WATCHED), \
+                       export_prediction_from_logits=export_prediction, multiprocessing=pools.WATCHED,
+                       resample_and_save=cascade.hand_on if self.hands_on and self.fold != "all" else cascade.keep), \
                     bound(evaluate_predictions, save_json=save_json_whole, multiprocessing=pools.WATCHED):
                 super().perform_actual_validation(save_probabilities)

@@ -33,6 +33,7 @@ from ldseg_auto.folders import (
 )
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.sharing.opening import weights_only
+from ldseg_auto.trainers.cascade import require_handed_on
 from ldseg_auto.trainers.cases import require_openable
 from ldseg_auto.trainers.consistency import require_checkpoints, require_consistent, require_one_gpu
 from ldseg_auto.trainers.crossval import (
@@ -178,6 +179,9 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     for fold, state in states.items():
         if state != NEW and fold != "all":
             require_same_split(model / f"fold_{fold}", _validation_cases(fold, splits, cases), ending)
+    used = {case for fold in chosen for case in (cases if fold == "all" else sum(map(list, splits[int(fold)].values()),
+                                                                                 []))}
+    require_handed_on(model, dataset, plans, configuration, sorted(used), splits)
     require_same_plans(model, plans, configuration, [fold for fold in folds_begun(model) if states.get(fold) != NEW])
     return Work(dataset, configuration, model, cases, splits, ending, states, start)
 

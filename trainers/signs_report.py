@@ -43,15 +43,16 @@ def measure_on_cases(trainer: Any, network: LDSegNet) -> dict[str, torch.Tensor]
     keys = sorted(dataset.identifiers)
     keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(_MAX_CASES, len(keys))).astype(int))]
     to_target = trainer.get_validation_transforms(
-        None, is_cascaded=False, foreground_labels=trainer.label_manager.foreground_labels,
+        None, is_cascaded=trainer.is_cascaded, foreground_labels=trainer.label_manager.foreground_labels,
         regions=trainer.label_manager.foreground_regions if trainer.label_manager.has_regions else None,
         ignore_label=trainer.label_manager.ignore_label)
     generator = torch.Generator().manual_seed(0)
     network.eval()
     per_case = []
     for key in keys:
-        data, segmentation, _, _ = dataset.load_case(key)
-        image, labels = central_patch(data[:], segmentation[:], trainer.configuration_manager.patch_size,
+        data, segmentation, first_stage, _ = dataset.load_case(key)
+        segmentation = segmentation[:] if first_stage is None else np.vstack([segmentation[:], first_stage[:][None]])
+        image, labels = central_patch(data[:], segmentation, trainer.configuration_manager.patch_size,
                                       trainer.label_manager.ignore_label)
         sample = to_target(image=torch.from_numpy(image).float(), segmentation=torch.from_numpy(labels).to(torch.int16))
         with autocast(trainer.device):
@@ -63,8 +64,8 @@ def measure_on_cases(trainer: Any, network: LDSegNet) -> dict[str, torch.Tensor]
 
 def central_patch(data: np.ndarray, labels: np.ndarray, patch_size: list[int],
                   ignore_label: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Image (C, z, y, x) and labels (1, z, y, x) -> the patch around the foreground's centre (of what is labelled,
-    where there is none), of the slice with most foreground if the patch is 2D."""
+    """Image (C, z, y, x) and labels (n, z, y, x), the truth first -> the patch around the foreground's centre (of what
+    is labelled, where there is none), of the slice with most foreground if the patch is 2D."""
     known = labels[0] != ignore_label if ignore_label is not None else np.ones(labels[0].shape, bool)
     wanted = known & (labels[0] > 0)
     wanted = wanted if wanted.any() else known

@@ -47,11 +47,11 @@ def into_validation_best(trainer: Any) -> Iterator[None]:
     temporary, best = fold / "validation_best.part", fold / "validation_best"
     rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    trainer.output_folder = str(temporary)
+    trainer.output_folder, trainer.hands_on = str(temporary), False
     try:
         yield
     finally:
-        trainer.output_folder = str(fold)
+        trainer.output_folder, trainer.hands_on = str(fold), True
     validation = temporary / "validation"
     summary = validation / "summary.json"
     if summary.is_file():  # names the files it scored

@@ -30,6 +30,9 @@ def _parser() -> argparse.ArgumentParser:
                              "the probabilities are averaged")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", default=argparse.SUPPRESS,
                         help="folds to ensemble (default: those that are trained)")
+    parser.add_argument("-prev_stage_predictions", dest="previous_stage_folder", metavar="FOLDER",
+                        default=argparse.SUPPRESS,
+                        help="of a cascade, the segmentations by its first stage (default: they are predicted first)")
     parser.add_argument("-chk", dest="checkpoint_name", metavar="CHECKPOINT", default=DEFAULT_CHECKPOINT,
                         help="name of the checkpoint (default: %(default)s)")
     _add_inference(parser)

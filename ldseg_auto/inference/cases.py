@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 
 def predict_cases(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]], save_probabilities: bool,
-                  num_preprocessing: int, num_export: int) -> list[Failure]:
+                  num_preprocessing: int, num_export: int,
+                  first_stage: Mapping[Path, str] | None = None) -> list[Failure]:
     """Segment images and write what belongs to each.
 
     Args:
         cases: OUT/CASE and its images, one a channel.
         save_probabilities: write CASE.npz and CASE.pkl too.
         num_preprocessing, num_export: processes; 0 does the work in this one.
+        first_stage: of a cascade, the file of each case's segmentation by the first stage.
 
     Returns:
         the cases of which nothing is written, and why.
@@ -46,7 +48,7 @@ def predict_cases(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]],
 
     try:
         with CaseWorkers(num_preprocessing) as readers, CaseWorkers(num_export) as writers:
-            for number, outcome in enumerate(_preprocessed(predictor, cases, readers), 1):
+            for number, outcome in enumerate(_preprocessed(predictor, cases, readers, first_stage or {}), 1):
                 if outcome.error is not None:
                     failed(outcome.case, "preprocessing", outcome.error)
                     continue
@@ -67,8 +69,8 @@ def predict_cases(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]],
     return failures
 
 
-def _preprocessed(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]],
-                  readers: CaseWorkers) -> Iterator[Outcome]:
+def _preprocessed(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]], readers: CaseWorkers,
+                  first_stage: Mapping[Path, str]) -> Iterator[Outcome]:
     """Of each case the image in a file and nnU-Net's properties, or what went wrong; while one is predicted, as many
     others are prepared as there are processes."""
     waiting = deque(cases.items())
@@ -77,7 +79,7 @@ def _preprocessed(predictor: FilePredictor, cases: Mapping[Path, Sequence[str]],
         while waiting and readers.free:
             case, images = waiting.popleft()
             readers.submit(case, _preprocess, case, images, predictor.plans_manager, predictor.configuration_manager,
-                           predictor.dataset_json, predictor.verbose_preprocessing)
+                           predictor.dataset_json, predictor.verbose_preprocessing, first_stage.get(case))
 
     while waiting or readers.at_work:
         begin()

@@ -25,10 +25,12 @@ PROBABILITY_FLOOR = 1e-6  # of logits that nnU-Net is handed
 
 @dataclass(frozen=True)
 class _Cases:
-    """What nnU-Net takes for an iterator: OUT/CASE and its images, and the processes that preprocess them."""
+    """What nnU-Net takes for an iterator: OUT/CASE and its images, the processes that preprocess them, and of a
+    cascade the first stage's segmentation of each."""
 
     images: dict[Path, list[str]]
     num_processes: int
+    first_stage: dict[Path, str]
 
 
 class FilePredictor(nnUNetPredictor):
@@ -51,11 +53,13 @@ class FilePredictor(nnUNetPredictor):
             self, input_list_of_lists: list[list[str]], seg_from_prev_stage_files: list[str] | None,
             output_filenames_truncated: list[str] | None, num_processes: int) -> Any:
         """nnU-Net hands what this returns on to `predict_from_data_iterator`."""
-        if output_filenames_truncated is None or any(seg_from_prev_stage_files or ()):
+        if output_filenames_truncated is None:
             return super()._internal_get_data_iterator_from_lists_of_filenames(
                 input_list_of_lists, seg_from_prev_stage_files, output_filenames_truncated, max(1, num_processes))
-        return _Cases(dict(zip(map(Path, output_filenames_truncated), input_list_of_lists, strict=True)),
-                      num_processes)
+        names = list(map(Path, output_filenames_truncated))
+        first_stage = dict(zip(names, seg_from_prev_stage_files, strict=True)) if seg_from_prev_stage_files else {}
+        return _Cases(dict(zip(names, input_list_of_lists, strict=True)), num_processes,
+                      {name: file for name, file in first_stage.items() if file is not None})
 
     def predict_from_data_iterator(self, data_iterator: Any, save_probabilities: bool = False,
                                    num_processes_segmentation_export: int = default_num_processes) -> list[Any]:
@@ -67,7 +71,7 @@ class FilePredictor(nnUNetPredictor):
         if isinstance(data_iterator, _Cases):
             cases = data_iterator.images
             failures = predict_cases(self, cases, save_probabilities, data_iterator.num_processes,
-                                     num_processes_segmentation_export)
+                                     num_processes_segmentation_export, data_iterator.first_stage)
             if failures:
                 raise CasesFailed(failures, len(cases))
             return [None] * len(cases)

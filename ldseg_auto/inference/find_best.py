@@ -49,6 +49,7 @@ from ldseg_auto.inference.choice import (
 )
 from ldseg_auto.inference.ensemble import average_members
 from ldseg_auto.inference.export import ExportOptions
+from ldseg_auto.inference.previous_stage import handed_on
 from ldseg_auto.inference.search import (
     MAX_CASES,
     Measured,
@@ -63,6 +64,7 @@ from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.report.choice_page import write_page
 from ldseg_auto.run_locks import choosing
 from ldseg_auto.sharing.opening import read_model
+from ldseg_auto.trainers.cascade import require_handed_on
 from ldseg_auto.trainers.crossval import require_each_case_once
 from ldseg_auto.trainers.splits import read_splits
 
@@ -75,6 +77,7 @@ class _Model:
     folder: Path
     cases: Mapping[Fold, Sequence[str]]
     preprocessed: Path
+    first_stage: Path | None = None  # of a cascade, with the first stage's segmentation of each case
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ def _find_models(dataset: str, configurations: Sequence[str] | None, trainer_nam
                              f"Train folds first: ldseg_train {dataset} 0 1 2 3 4 -c {folder.name.split('__')[-1]}")
         configuration = folder.name.split("__")[-1]
         models.append(_Model(configuration, folder, {fold: splits[int(fold)]["val"] for fold in wanted},
-                             preprocessed_folder(dataset, plans, configuration)))
+                             preprocessed_folder(dataset, plans, configuration),
+                             handed_on(folder, plans, configuration)))
     if any(set(model.cases) != set(models[0].cases) for model in models):
         trained = "; ".join(f"{model.name}: {' '.join(map(str, model.cases))}" for model in models)
         raise LDSegError(f"The configurations have different folds ({trained}).",
@@ -168,6 +172,8 @@ def _find_models(dataset: str, configurations: Sequence[str] | None, trainer_nam
     require_each_case_once([splits[int(fold)] for fold in models[0].cases], (), allow_unused_cases=True)
     for model in models:
         _require_cases(model, dataset, plans)
+        require_handed_on(model.folder, dataset, plans, model.name,
+                          [case for cases in model.cases.values() for case in cases], splits)
     return models
 
 
@@ -192,7 +198,9 @@ def _load(kind: type, model: _Model, device: Any, **options: Any) -> Any:
 def _dataset(model: _Model) -> Any:
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    return infer_dataset_class(str(model.preprocessed))(str(model.preprocessed))
+    first_stage = None if model.first_stage is None else str(model.first_stage)
+    return infer_dataset_class(str(model.preprocessed))(str(model.preprocessed),
+                                                        folder_with_segs_from_previous_stage=first_stage)
 
 
 def _table(measured: Sequence[Measured], sampler: Sampler) -> list[dict[str, Any]]:
@@ -218,7 +226,7 @@ def _predict(model: _Model, sampler: Sampler, cases: Mapping[Fold, Sequence[str]
             predictor.folds, predictor.list_of_parameters = [fold], [parameters[fold]]
             for name in names:
                 started = perf_counter()
-                data, _, properties = load_case(dataset, name)
+                data, _, properties = load_case(dataset, name, predictor.label_manager.foreground_labels)
                 predictor.predict_case(data, properties, str(out / name), save_probabilities=True)
                 seconds[name] = perf_counter() - started
                 bar.update()

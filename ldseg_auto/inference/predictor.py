@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from tqdm import tqdm
 
 from ldseg_auto import nnunet_ext
@@ -163,6 +164,7 @@ class LDSegPredictor(ArrayPredictor):
         """Mean over samples, mirrors and tiles by the weights that are loaded, handed on by rows; for maps of
         uncertainty the voxels of each class in each draw."""
         network = laid_out_for(self.device, unwrapped(self.network).to(self.device).eval())
+        self._require_channels(image)
         if self.whole_volume:
             return self._accumulate_as_a_whole(network, image, fold, finished)
         patch = tuple(self.configuration_manager.patch_size)
@@ -241,6 +243,14 @@ class LDSegPredictor(ArrayPredictor):
                         voxels[draw] = voxels.get(draw, 0) + counted
                     mean[i] += summands(network, upright, self._wants_spread)
         return mean / (len(samples) * len(self._mirrors())), voxels
+
+    def _require_channels(self, image: torch.Tensor) -> None:
+        expected = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
+        if len(image) != expected:
+            first = self.configuration_manager.previous_stage_name
+            raise LDSegError(f"The image has {len(image)} channels, the network takes {expected}.", "Give " + (
+                f"the segmentation of {first} too, which becomes the last channels." if first else
+                "all channels that the model was trained with."))
 
     def _sample_numbers(self, network: LDSegNet) -> range:
         """Which samples are drawn: sample k is the same whatever the others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from ldseg_auto.checks.prediction import check_inputs, find_inputs, record_of, report_inputs, require_all
@@ -30,6 +31,7 @@ from ldseg_auto.inference.choice import Best, Finish, load_best, load_choice
 from ldseg_auto.inference.ensemble import average_members, is_member, open_parts
 from ldseg_auto.inference.failures import CasesFailed, Failure
 from ldseg_auto.inference.outputs import files_of, is_whole, require_output_folder, require_written
+from ldseg_auto.inference.previous_stage import FirstStage, find_first_stages, require_segmentations
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.run_locks import prediction
 from ldseg_auto.sharing.opening import read_model
@@ -83,7 +85,12 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     chosen = choose_models(dataset, configurations, trainer_name, plans_name, folds, checkpoint_name, asked, use_choice)
     models, samplers = chosen.folds, chosen.samplers
     first = next(iter(models))
-    plans, description = read_model(first)
+    tables = {model: read_model(model) for model in models}
+    plans, description = tables[first]
+    second_stages = find_first_stages({model: table[0] for model, table in tables.items()}, folds, checkpoint_name,
+                                      previous_stage_folder)
+    for stage in (stage for stage in second_stages.values() if stage is not None):
+        _require_steps(steps, read_model(stage.model)[0], stage.model.name.split("__")[-1])
     cases = find_inputs(Path(input_folder), description)
     require_output_folder(Path(input_folder), Path(output_folder))
 
@@ -101,18 +108,25 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
                "whole_volume": whole_volume}
     export = ExportOptions(maps=uncertainty, **vars(chosen.finish))
     processes = (num_processes_preprocessing, num_processes_export)
-    failures: list[Failure] = []
+    first_stages, failures = _predict_first_stages(
+        to_do, out / f"prev_stage_{part_id}", second_stages, previous_stage_folder, asked, use_choice,
+        continue_prediction, processes, {**options, "export": ExportOptions()}) if to_do else ({}, [])
+    to_do = {case: to_do[case] for case in to_do if case not in {failure.case for failure in failures}}
     if to_do and len(models) == 1:
         failures += _predict_cases(to_do, out, first, models[first], save_probabilities, processes,
-                                   {**options, **samplers[first], "export": export})
+                                   {**options, **samplers[first], "export": export}, first_stages.get(first))
     elif to_do:
-        members, failures = _predict_members(to_do, out / f"members_{part_id}", models, samplers, continue_prediction,
-                                             processes, {**options, "export": ExportOptions(spread=uncertainty)})
+        members, failed = _predict_members(to_do, out / f"members_{part_id}", models, samplers, continue_prediction,
+                                           processes, {**options, "export": ExportOptions(spread=uncertainty)},
+                                           first_stages)
+        failures += failed
         whole = [case for case in to_do if case not in {failure.case for failure in failures}]
         try:
             average_members(members, whole, out, save_probabilities, export, progress_bar)
         except CasesFailed as error:
             failures += error.failures
+    if not failures:
+        rmtree(out / f"prev_stage_{part_id}", ignore_errors=True)
     if failures:
         raise CasesFailed(failures, len(mine), [] if skip_bad_cases else lines(errors(problems)))
     require_written([file for case in mine for file in files[case]])
@@ -214,16 +228,49 @@ def _finish(models: dict[Path, list[Fold]], best: Best | None, use_choice: bool)
     return Finish() if choice is None else choice.finish
 
 
+def _predict_first_stages(cases: dict[str, list[Path]], folder: Path, stages: dict[Path, FirstStage | None],
+                          given: str | None, asked: dict[str, Any], use_choice: bool, keep: bool,
+                          processes: tuple[int, int], options: dict[str, Any]) -> tuple[dict[Path, Path], list[Failure]]:
+    """For each second stage the folder of the first one's segmentations: the one that is given, or one below `folder`,
+    in which those that are there stay if `keep`, and if they were made in the same way by the same weights."""
+    source = next(iter(cases.values()))[0].resolve().parent
+    predicted = {model: stage for model, stage in stages.items() if stage is not None}
+    samplers = {model: _sampler(stage.model, asked, use_choice) for model, stage in predicted.items()}
+    if predicted:
+        open_parts(folder, keep, {**_same(options), "images": source, "stages": {
+            str(model): (stage.options(options["checkpoint_name"]), samplers[model])
+            for model, stage in predicted.items()}})
+    failures: list[Failure] = []
+    out: dict[Path, Path] = {}
+    for model, stage in stages.items():
+        ending = read_model(model)[1]["file_ending"]
+        out[model] = Path(given or "") if stage is None else folder / stage.model.name
+        failed = {failure.case for failure in failures}
+        missing = {case: files for case, files in cases.items()
+                   if case not in failed and not is_whole(out[model] / f"{case}{ending}")}
+        if stage is None:
+            require_segmentations(out[model], cases, ending)
+        elif missing:
+            failures += _predict_cases(missing, out[model], stage.model, stage.folds, False, processes,
+                                       {**options, **samplers[model]})
+    return out, failures
+
+
+def _same(options: dict[str, Any]) -> dict[str, Any]:
+    """What parts of a prediction must have in common with those of an earlier run that are kept."""
+    return {name: options[name] for name in ("checkpoint_name", "tile_step_size", "seed", "whole_volume")}
+
+
 def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Path, list[Fold]],
                      samplers: dict[Path, dict[str, Any]], keep: bool, processes: tuple[int, int],
-                     options: dict[str, Any]) -> tuple[list[Path], list[Failure]]:
+                     options: dict[str, Any], first_stages: dict[Path, Path]) -> tuple[list[Path], list[Failure]]:
     """Each model's probabilities of these cases, in a folder each below `folder`; those there are stay if `keep`. A
     case that fails with one model is not tried with the next."""
-    same = {name: options[name] for name in ("checkpoint_name", "tile_step_size", "seed", "whole_volume")}
     source = next(iter(cases.values()))[0].resolve().parent
     spread = options["export"].spread
-    open_parts(folder, keep, {**same, "spread": spread, "images": source,
-                              "models": {str(model): (folds, samplers[model]) for model, folds in models.items()}})
+    open_parts(folder, keep, {**_same(options), "spread": spread, "images": source,
+                              "models": {str(model): (folds, samplers[model], first_stages.get(model))
+                                         for model, folds in models.items()}})
     failures: list[Failure] = []
     for model, folds in models.items():
         failed = {failure.case for failure in failures}
@@ -231,13 +278,15 @@ def _predict_members(cases: dict[str, list[Path]], folder: Path, models: dict[Pa
                    if case not in failed and not is_member(folder / model.name / case, spread)}
         if missing:
             failures += _predict_cases(missing, folder / model.name, model, folds, True, processes,
-                                       {**options, **samplers[model]})
+                                       {**options, **samplers[model]}, first_stages.get(model))
     return [folder / model.name for model in models], failures
 
 
 def _predict_cases(cases: dict[str, list[Path]], out: Path, model: Path, folds: list[Fold], save_probabilities: bool,
-                   processes: tuple[int, int], options: dict[str, Any]) -> list[Failure]:
-    """Segment these cases with one model; returns those that failed."""
+                   processes: tuple[int, int], options: dict[str, Any],
+                   first_stage: Path | None = None) -> list[Failure]:
+    """Segment these cases with one model, a cascade's second stage by the first one's segmentations in a folder;
+    returns those that failed."""
     predictor = _load_predictor(model, folds, **options)
     print(f"Predicting with {model.name}, fold {' '.join(map(str, folds))}")
     images = [[str(file) for file in files] for files in cases.values()]
@@ -246,7 +295,8 @@ def _predict_cases(cases: dict[str, list[Path]], out: Path, model: Path, folds: 
     written: dict[str, Any] = {"save_probabilities": save_probabilities, "overwrite": True}
     try:
         predictor.predict_from_files(images, truncated, **written, num_processes_preprocessing=processes[0],
-                                     num_processes_segmentation_export=processes[1])
+                                     num_processes_segmentation_export=processes[1],
+                                     folder_with_segs_from_prev_stage=str(first_stage) if first_stage else None)
     except CasesFailed as error:
         return error.failures
     return []

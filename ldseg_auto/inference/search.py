@@ -19,6 +19,7 @@ from ldseg_auto.evaluation.scores import score_structures
 from ldseg_auto.folders import Fold
 from ldseg_auto.inference.choice import Sampler
 from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.inference.previous_stage import as_channels
 from ldseg_auto.networks.ldseg_net import LDSegNet
 
 STEPS, SAMPLES, ETAS = (1, 2, 4, 10), (1, 5, 10, 20), (0.0, 1.0)
@@ -152,7 +153,7 @@ def _measure(predictor: PartPredictor, cases: Mapping[Fold, Sequence[str]], data
     for fold, names in cases.items():
         predictor.network.load_state_dict(predictor.list_of_parameters[predictor.folds.index(fold)])
         for name in names:
-            data, truth, _ = load_case(dataset, name)
+            data, truth, _ = load_case(dataset, name, predictor.label_manager.foreground_labels)
             for steps, eta in pairs:
                 for sampler, seconds, mean in _nested(predictor, data, fold, steps, eta, samples, with_mirrors):
                     rows.setdefault(sampler, []).append((seconds, *_score(predictor, mean, truth)))
@@ -209,11 +210,14 @@ def grid_spacing(predictor: LDSegPredictor) -> tuple[float, ...]:
         predictor.plans_manager.original_median_spacing_after_transp[0], *spacing)
 
 
-def load_case(dataset: Any, name: str) -> tuple[torch.Tensor, np.ndarray, dict]:
-    """Image (C, z, y, x), labels (z, y, x) and properties; nnU-Net marks what lies outside of the cropped image's mask
-    by -1."""
-    data, labels, _, properties = dataset.load_case(name)
-    return torch.from_numpy(np.asarray(data[:])), np.maximum(np.asarray(labels[:])[0], 0), properties
+def load_case(dataset: Any, name: str, foreground_labels: Sequence[int] = ()) -> tuple[torch.Tensor, np.ndarray, dict]:
+    """Image (C, z, y, x), of a cascade with a channel for each foreground label of the first stage; labels (z, y, x)
+    and properties; nnU-Net marks what lies outside of the cropped image's mask by -1."""
+    data, labels, first_stage, properties = dataset.load_case(name)
+    image = np.asarray(data[:])
+    if first_stage is not None:
+        image = np.concatenate([image, as_channels(first_stage[:], foreground_labels)])
+    return torch.from_numpy(image), np.maximum(np.asarray(labels[:])[0], 0), properties
 
 
 def sizes(folder: Path, cases: Sequence[str]) -> dict[str, int]:

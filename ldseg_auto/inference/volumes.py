@@ -28,8 +28,8 @@ class Rows(Protocol):
 class Volume(Rows, Protocol):
     """What can also be written by rows."""
 
-    def write(self, first: int, rows: np.ndarray) -> None:
-        """Put rows (C, rows, y, x) at `first`."""
+    def write(self, first: int, rows: np.ndarray, first_channel: int = 0) -> None:
+        """Put rows (channels, rows, y, x) at `first`; of all channels, or of some from `first_channel` on."""
 
 
 class MappedVolume(Volume, Protocol):
@@ -57,8 +57,8 @@ class VolumeInMemory:
     def read(self, first: int, last: int) -> np.ndarray:
         return self.values[:, first:last]
 
-    def write(self, first: int, rows: np.ndarray) -> None:
-        self.values[:, first:first + rows.shape[1]] = rows
+    def write(self, first: int, rows: np.ndarray, first_channel: int = 0) -> None:
+        self.values[first_channel:first_channel + len(rows), first:first + rows.shape[1]] = rows
 
     def mapped(self) -> np.ndarray:
         """The array itself."""
@@ -96,9 +96,10 @@ class VolumeOnDisk:
                     raise OSError(f"{self.file} is shorter than it should be.")
         return rows
 
-    def write(self, first: int, rows: np.ndarray) -> None:
+    def write(self, first: int, rows: np.ndarray, first_channel: int = 0) -> None:
+        """Put rows (channels, rows, y, x) at `first`; of all channels, or of some from `first_channel` on."""
         with open(self.file, "r+b") as stream:
-            for channel, values in enumerate(rows):
+            for channel, values in enumerate(rows, first_channel):
                 stream.seek(self._position(channel, first))
                 stream.write(np.ascontiguousarray(values, np.float32).data)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ldseg_auto.config import LDSegConfig
 from ldseg_auto.networks.blocks import QUICKER_NORMS
+from ldseg_auto.networks.previous_stage import PreviousStageCondition
 
 
 class ImageEncoder(nn.Module):
@@ -43,6 +44,8 @@ class ImageEncoder(nn.Module):
             StackedConvBlocks(num_convs=2, input_channels=2 * config.features_per_stage[s],
                               output_channels=config.features_per_stage[s], kernel_size=config.kernel_sizes[s],
                               initial_stride=1, **shared) for s in coarse_to_fine)
+        self.previous_stage = (PreviousStageCondition(config, self.channels) if config.previous_stage_channels
+                               else None)
         # as nnU-Net starts its networks (measured: benchmarks/RESULTS.md)
         self.apply(InitWeights_He(1e-2))
         if config.encoder == "residual" and (config.norm_op_kwargs or {}).get("affine"):
@@ -54,6 +57,8 @@ class ImageEncoder(nn.Module):
         features = [deepest]
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             features.insert(0, merge(torch.cat([up(features[0]), skip], dim=1)))
+        if self.previous_stage is not None:
+            features[0] = features[0] + self.previous_stage(image)
         return features
 
     def _stages(self, image: torch.Tensor) -> list[torch.Tensor]:

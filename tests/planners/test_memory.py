@@ -40,7 +40,8 @@ def _counted(config: LDSegConfig, patch: tuple[int, ...], inputs: int, heads: in
     net = LDSegNet(inputs, heads, **config.to_arch_kwargs())
     parts = {"image_encoder": net.image_encoder.encoder, "label_encoder": net.label_encoder,
              "label_decoder": net.label_decoder, "denoiser": net.denoiser, "heads": net.heads,
-             "up": net.image_encoder.up, "merge": net.image_encoder.merge}
+             "up": net.image_encoder.up, "merge": net.image_encoder.merge,
+             "previous": net.image_encoder.previous_stage or nn.Identity()}
     counts = dict.fromkeys(parts, 0)
     convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     for name, part in parts.items():
@@ -53,14 +54,15 @@ def _counted(config: LDSegConfig, patch: tuple[int, ...], inputs: int, heads: in
     with torch.no_grad():
         net(torch.zeros(1, inputs, *patch), torch.zeros(1, 1, *patch), torch.zeros(1, config.latent_channels, *grid),
             torch.ones(1, dtype=torch.long))
-    counts["top_down"] = counts.pop("up") + counts.pop("merge")
+    counts["top_down"] = counts.pop("up") + counts.pop("merge") + counts.pop("previous")
     return counts
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("changes", [{}, {"denoiser_blocks": 2, "denoiser_features": (8, 16, 24)},
                                      {"label_features": 64, "latent_channels": 8}, {"encoder": "residual"},
-                                     {"latent": "deepest"}, {"latent": "finest"}])
+                                     {"latent": "deepest"}, {"latent": "finest"},
+                                     {"previous_stage_channels": 1}])
 def test_elements_equal_those_of_the_network(dim, changes):
     changes = dict(changes)
     place = changes.pop("latent", None)
@@ -87,7 +89,8 @@ def test_multiply_adds_of_the_first_convolution(dim):
     ({"label_features": 64}, "label_decoder"), ({"latent_channels": 9}, "label_encoder"),
     ({"denoiser_blocks": 3}, "denoiser"), ({"denoiser_features": (32, 64)}, "denoiser"),
     ({"features_per_stage": (8, 16, 24, 64)}, "image_encoder"), ({"encoder": "residual"}, "image_encoder"),
-    ({"features_per_stage": (8, 16, 32, 32)}, "top_down"), ({"latent_stride": (2, 2)}, "heads")])
+    ({"features_per_stage": (8, 16, 32, 32)}, "top_down"), ({"previous_stage_channels": 1}, "top_down"),
+    ({"latent_stride": (2, 2)}, "heads")])
 def test_every_choice_costs_something(change, part):
     before = network_cost(_config(2), PATCHES[2], 1, 3)[part]
     after = network_cost(_config(2, **change), PATCHES[2], 1, 3)[part]
@@ -124,7 +127,8 @@ def test_denoiser_holds_no_more_weights_than_it_may():
     assert widths[0] > DENOISER_WIDTHS[0]
 
 
-@pytest.mark.parametrize("changes", [{}, {"denoiser_blocks": 2}, {"encoder": "residual"}, {"latent_channels": 16}])
+@pytest.mark.parametrize("changes", [{}, {"denoiser_blocks": 2}, {"encoder": "residual"}, {"latent_channels": 16},
+                                     {"previous_stage_channels": 1}])
 @pytest.mark.parametrize("dim", [2, 3])
 def test_parameters_are_those_of_the_network(dim, changes):
     config = _config(dim, **changes)
