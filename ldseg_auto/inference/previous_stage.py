@@ -38,6 +38,17 @@ def handed_on(model: Path, plans: dict[str, Any], configuration: str) -> Path | 
     return None if first is None else first_stage_of(model, first) / FOLDER / configuration
 
 
+def read_handed_on(folder: Path, case: str) -> np.ndarray | None:
+    """The first stage's segmentation of a validation case on the second stage's grid, (z, y, x); None where there is
+    none."""
+    if (folder / f"{case}.b2nd").is_file():
+        import blosc2
+
+        return np.asarray(blosc2.open(str(folder / f"{case}.b2nd"), mode="r")[:])
+    file = folder / f"{case}.npz"
+    return np.load(file)["seg"] if file.is_file() else None
+
+
 def first_stage_of(model: Path, first: str) -> Path:
     """The folder of the same trainer's and plans' model of another configuration."""
     return model.with_name("__".join([*model.name.split("__")[:-1], first]))

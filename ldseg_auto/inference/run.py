@@ -230,7 +230,8 @@ def _finish(models: dict[Path, list[Fold]], best: Best | None, use_choice: bool)
 
 def _predict_first_stages(cases: dict[str, list[Path]], folder: Path, stages: dict[Path, FirstStage | None],
                           given: str | None, asked: dict[str, Any], use_choice: bool, keep: bool,
-                          processes: tuple[int, int], options: dict[str, Any]) -> tuple[dict[Path, Path], list[Failure]]:
+                          processes: tuple[int, int],
+                          options: dict[str, Any]) -> tuple[dict[Path, Path], list[Failure]]:
     """For each second stage the folder of the first one's segmentations: the one that is given, or one below `folder`,
     in which those that are there stay if `keep`, and if they were made in the same way by the same weights."""
     source = next(iter(cases.values()))[0].resolve().parent

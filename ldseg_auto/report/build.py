@@ -15,6 +15,7 @@ from ldseg_auto.folders import DEFAULT_TRAINER, PREPROCESSED, RAW, read_json
 from ldseg_auto.inference.choice import FILE_NAME as CHOICE_NAME
 from ldseg_auto.inference.choice import load_choice
 from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.inference.previous_stage import handed_on, read_handed_on
 from ldseg_auto.inference.search import RULE
 from ldseg_auto.networks.ldseg_net import unwrapped
 from ldseg_auto.planners.report import configuration_sections, data_sections
@@ -166,7 +167,13 @@ def _sampled(model: Model, case: Case, device: torch.device, colours: Palette) -
     predictor = LDSegPredictor(device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model.folder), (case.fold,), model.checkpoint_name)
     config = unwrapped(predictor.network).config
-    return film.section(film.film_of(predictor, case), case, config.sampler_steps, config.sampler_samples, colours)
+    folder = handed_on(model.folder, model.plans, model.configuration)
+    first_stage = None if folder is None else read_handed_on(folder, case.name)
+    if folder is not None and first_stage is None:
+        return [paragraph(f"The reverse diffusion needs the first stage's segmentation of {case.name}, which is not in "
+                          f"{folder.parent.parent.name}.")]
+    return film.section(film.film_of(predictor, case, first_stage), case, config.sampler_steps, config.sampler_samples,
+                        colours)
 
 
 def _plans(model: Model) -> list[str]:

@@ -13,6 +13,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from ldseg_auto.demo.pictures import fullest_slice
 from ldseg_auto.inference.noise import NoiseKey, noise_tile
 from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.inference.previous_stage import as_channels
 from ldseg_auto.inference.tiling import Tile, padded_shape, tiles
 from ldseg_auto.networks.ldseg_net import LDSegNet, unwrapped
 from ldseg_auto.report.cases import Case
@@ -48,16 +49,20 @@ class _View:
 
 
 @torch.inference_mode()
-def film_of(predictor: LDSegPredictor, case: Case) -> Film:
+def film_of(predictor: LDSegPredictor, case: Case, first_stage: np.ndarray | None = None) -> Film:
     """Sample the tile of a case that holds the most foreground, with the noise that prediction uses for it.
 
     Args:
         predictor: with one fold loaded.
         case: with images and truth.
+        first_stage: of a cascade, the first stage's segmentation on the network's grid, (z, y, x).
     """
     network: LDSegNet = unwrapped(predictor.network).to(predictor.device).eval()
     network.load_state_dict(predictor.list_of_parameters[0])
     image, truth = _preprocessed(predictor, case)
+    if first_stage is not None:
+        labels_of_image = predictor.plans_manager.get_label_manager(predictor.dataset_json).foreground_labels
+        image = torch.cat([image, torch.from_numpy(as_channels(first_stage, labels_of_image))])
     patch, stride = tuple(predictor.configuration_manager.patch_size), network.config.latent_stride
     shape = padded_shape(image.shape[-len(patch):], patch, stride)
     data, inside = pad_nd_image(image, shape, "constant", {"value": 0}, True, None)

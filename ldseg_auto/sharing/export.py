@@ -28,6 +28,7 @@ from ldseg_auto.folders import (
     find_models,
     folder_of,
     parse_folds,
+    previous_stage,
     read_json,
     require_environment,
     require_trained_folds,
@@ -87,6 +88,7 @@ def export_model(dataset: str, output_file: str, *, configurations: Sequence[str
               for name, model in models.items()}
     manifest = Manifest(dataset, trainer_name, plans_name, checkpoint_name, chosen,
                         datetime.now(timezone.utc).isoformat(timespec="seconds"), _versions())
+    _require_first_stages(models)
     for name, model in models.items():
         require_trained_folds(model, chosen[name], checkpoint_name)
         _require_importable(model, name)
@@ -102,6 +104,16 @@ def _find_models(dataset: str, trainer_name: str, plans_name: str, configuration
         return {configuration: find_model(*name, configuration, checkpoint_name) for configuration in configurations}
     find_model(*name, None, checkpoint_name)  # where nothing is trained it says what there is
     return find_models(*name, checkpoint_name)
+
+
+def _require_first_stages(models: dict[str, Path]) -> None:
+    """Raise where a cascade's second stage would be shared without the first, which its prediction needs."""
+    for name, model in models.items():
+        plans, _ = read_model(model)
+        first = previous_stage(plans, name) if name in plans["configurations"] else None
+        if first is not None and first not in models:
+            raise LDSegError(f"{name} is a cascade's second stage: without {first} nobody could predict with it.",
+                             f"Export both: -c {first} {name} (train {first} where it is not); or leave {name} out.")
 
 
 def _require_importable(model: Path, configuration: str) -> None:
