@@ -14,7 +14,7 @@ from PIL import Image
 
 from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig, require_known_format
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.folders import load_plans
+from ldseg_auto.folders import load_plans, resolved
 from ldseg_auto.planners import ldseg_planner
 from ldseg_auto.planners.explain import explain, warnings
 from ldseg_auto.planners.latent_geometry import label_coding_ceiling
@@ -138,16 +138,39 @@ def test_less_memory_gives_a_smaller_patch_and_a_latent_on_its_path(nnunet_folde
     assert all(plan["ldseg"]["memory"]["estimate_gb"] <= 0.25 for plan in plans.values())
 
 
-def test_low_resolution_is_planned_without_a_cascade_and_measured_at_its_own_spacing(nnunet_folders):
+def test_low_resolution_is_planned_with_a_cascade_and_measured_at_its_own_spacing(nnunet_folders):
     _write_dataset(nnunet_folders, shape=(64, 64, 64))
     planner = LDSegPlanner(901, gpu_memory_target_in_gb=0.14)
     plans = planner.plan_experiment()
-    assert set(plans["configurations"]) == {"2d", "3d_fullres", "3d_lowres"}
-    lowres = plans["configurations"]["3d_lowres"]
-    assert "next_stage" not in lowres
+    assert set(plans["configurations"]) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
+    lowres, second, full = (resolved(plans, name) for name in ("3d_lowres", "3d_cascade_fullres", "3d_fullres"))
+    assert lowres["next_stage"] == "3d_cascade_fullres" and second["previous_stage"] == "3d_lowres"
+    assert plans["configurations"]["3d_cascade_fullres"]["inherits_from"] == "3d_fullres"
+    assert second["patch_size"] == full["patch_size"] and second["batch_size"] <= full["batch_size"]
+    config = _config(second)
+    assert config.previous_stage_channels == 2 and _config(full).previous_stage_channels == 0
+    assert second["ldseg"]["memory"]["training_tensors_gb"] == pytest.approx(
+        training_bytes(config, full["patch_size"], second["batch_size"], 1 + 2, 3) / 1e9, abs=1e-3)
+    assert "3d_lowres is 2 more channels" in explain(plans)
+    manager = PlansManager(plans).get_configuration("3d_cascade_fullres")
+    assert manager.previous_stage_name == "3d_lowres"
+    assert manager.network_arch_init_kwargs["previous_stage_channels"] == 2
     assert lowres["spacing"][0] > 1.1
     assert tuple(lowres["spacing"]) in planner._maps_at
     assert len(planner._maps_at) < 12  # the search takes steps of 3 %, each would otherwise be measured
+    _many_labels_cost_batch_or_are_warned_of(planner, full)
+
+
+def _many_labels_cost_batch_or_are_warned_of(planner, full):
+    """The first stage's channels are inputs, which nnU-Net's planner does not count."""
+    planner.label_manager._all_labels = list(range(400))
+    for batch_size, target_gb, fits in ((50, 8, True), (2, 0.2, False)):
+        planner.UNet_vram_target_GB = target_gb
+        second = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+        planner._write_second_stage(second, full | {"batch_size": batch_size})
+        assert second["architecture"]["arch_kwargs"]["previous_stage_channels"] == 399
+        assert second["batch_size"] < batch_size if fits else second["batch_size"] == batch_size
+        assert ("399 channels" in " ".join(second["ldseg"]["latent"]["warnings"])) == (not fits)
 
 
 def test_anisotropic_data_get_an_anisotropic_latent(nnunet_folders):
