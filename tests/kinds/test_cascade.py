@@ -15,6 +15,8 @@ from ldseg_auto.cli import export, find_best_configuration, predict, report, tra
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import resolved
 from ldseg_auto.inference import find_best, run, search
+from ldseg_auto.inference.choice import Sampler
+from ldseg_auto.inference.export import ExportOptions
 from ldseg_auto.inference.outputs import is_whole
 from ldseg_auto.inference.predictor import LDSegPredictor
 from ldseg_auto.inference.preprocessing import preprocess
@@ -289,7 +291,25 @@ def test_what_others_left_is_not_taken_for_the_first_stage(world, tmp_path, monk
     assert again(seed=1), "by other weights"
 
 
-def test_the_choice_the_report_and_the_export_know_the_cascade(world, tmp_path, monkeypatch):
+def test_cross_validation_cases_come_with_the_first_stage(world, tmp_path):
+    """As ldseg_find_best_configuration predicts them: once more what the validation wrote."""
+    model, = find_best._find_models(world.name, [SECOND], "LDSegTrainer", "LDSegPlans", ["0"])
+    find_best._predict(model, Sampler(1, 2, 0.0, False), {0: ["case_1"]}, tmp_path, ExportOptions(),
+                       torch.device("cpu"), False)
+    written, validated = (np.load(folder / "case_1.npz")["probabilities"] for folder in (
+        tmp_path, model_of(world, SECOND) / "fold_0" / "validation"))
+    assert np.allclose(written, validated, atol=2e-3)
+
+
+def test_the_report_and_the_export_know_the_cascade(world, tmp_path):
+    page = tmp_path / "report.html"
+    assert report.main([str(world.number), "-c", SECOND, "-o", str(page), "-device", "cpu", "--cases", "1"]) == 0
+    assert "latent" in page.read_text()
+    assert export.main(["-d", str(world.number), "-o", str(tmp_path / "model.zip")]) == 0
+
+
+@pytest.mark.slow
+def test_the_choice_is_made_among_both_stages_and_their_pair(world, monkeypatch):
     monkeypatch.setattr(search, "STEPS", (1,))
     monkeypatch.setattr(search, "SAMPLES", (1,))
     monkeypatch.setattr(search, "_FIRST_SAMPLES", (1,))
@@ -298,7 +318,3 @@ def test_the_choice_the_report_and_the_export_know_the_cascade(world, tmp_path, 
     chosen = json.loads((world.results / "ldseg_inference.json").read_text())["LDSegTrainer__LDSegPlans"]
     assert {tuple(row["configurations"]) for row in chosen["evidence"]["finalists"]} == {
         (FIRST,), (SECOND,), (FIRST, SECOND)}
-    page = tmp_path / "report.html"
-    assert report.main([str(world.number), "-c", SECOND, "-o", str(page), "-device", "cpu"]) == 0
-    assert page.stat().st_size > 10_000
-    assert export.main(["-d", str(world.number), "-o", str(tmp_path / "model.zip")]) == 0
