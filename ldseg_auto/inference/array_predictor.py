@@ -86,7 +86,7 @@ class ArrayPredictor(FilePredictor):
                    plans_name: str = DEFAULT_PLANS, checkpoint_name: str = DEFAULT_CHECKPOINT,
                    device: str | torch.device | None = None, tile_step_size: float = 0.5,
                    mirroring: bool | None = None, samples: int | None = None, steps: int | None = None,
-                   eta: float | None = None, seed: int = 0, use_choice: bool = True,
+                   eta: float | None = None, seed: int = 0, use_choice: bool = True, whole_volume: bool = False,
                    progress_bar: bool = False) -> Predictor:
         """A predictor with a trained model, by the same defaults as `ldseg_predict`.
 
@@ -104,6 +104,7 @@ class ArrayPredictor(FilePredictor):
                 mirroring.
             seed: of the samples' noise.
             use_choice: use what `ldseg_find_best_configuration` chose.
+            whole_volume: denoise the latent of the whole image at once.
 
         Raises:
             LDSegError: anything asked for does not exist, cannot be opened, or needs more than an image.
@@ -119,6 +120,7 @@ class ArrayPredictor(FilePredictor):
             models = choose_models(str(dataset_or_folder), None if configuration is None else [configuration],
                                    trainer_name, plans_name, folds, checkpoint_name, asked, use_choice)
         return cls._loaded(models, checkpoint_name, tile_step_size=tile_step_size, seed=seed, allow_tqdm=progress_bar,
+                           whole_volume=whole_volume,
                            device=device if isinstance(device, torch.device) else select_device(device))
 
     @classmethod
