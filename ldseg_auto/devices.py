@@ -41,8 +41,8 @@ def _wait_for_parent() -> None:
     os._exit(1)
 
 
-def select_device(name: str | None = None) -> torch.device:
-    """The named device, or else the GPU if there is one; sets torch's threads to fit it.
+def select_device(name: str | None = None, processes: int = 1) -> torch.device:
+    """The named device, or else the GPU if there is one; sets torch's threads to fit it, and as many processes on it.
 
     Raises:
         LDSegError: the device is unknown or not available on this machine.
@@ -60,5 +60,5 @@ def select_device(name: str | None = None) -> torch.device:
     if name == "cuda":
         torch.set_num_threads(1)  # beside a GPU the cores belong to the augmentation workers
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(cores())
+        torch.set_num_threads(max(1, cores() // processes))
     return torch.device(name)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from ldseg_auto.collectives import from_first
+
 _MIN_EPOCHS, _MAX_EPOCHS = 4, 20  # per budget; about a minute each: validation and checkpoints take seconds
 _FIRST_EPOCH_ITERATIONS = 5
 VALIDATION_SHARE = 5  # nnU-Net: 250 training iterations to 50 of validation
@@ -20,7 +22,8 @@ class BudgetSpent(Exception):
 class BudgetPolyLR(LRScheduler):
     """nnU-Net's polynomial decay, over whatever ends training first: the epochs or the wall time.
 
-    lr = initial_lr * (1 - progress) ** 0.9, progress = max(epoch / num_epochs, elapsed / budget).
+    lr = initial_lr * (1 - progress) ** 0.9, progress = max(epoch / num_epochs, elapsed / budget). Of several processes
+    that train together it is the first one's: their clocks differ.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, initial_lr: float, num_epochs: int, budget: WallTimeBudget):
@@ -32,6 +35,8 @@ class BudgetPolyLR(LRScheduler):
     def step(self, epoch: int | None = None) -> None:
         progress = max((epoch or 0) / self.num_epochs, self.budget.progress())
         learning_rate = self.initial_lr * (1 - min(progress, 1.0)) ** 0.9
+        if self.budget.seconds is not None:
+            learning_rate = from_first(learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self._last_lr = [learning_rate] * len(self.optimizer.param_groups)
@@ -88,20 +93,23 @@ class WallTimeBudgetMixin:
 
     def on_epoch_start(self) -> None:
         if self.max_minutes is not None:
-            self.num_iterations_per_epoch = self._iterations_that_fit()
+            self.num_iterations_per_epoch = from_first(self._iterations_that_fit())
+            if not self.num_iterations_per_epoch:
+                raise BudgetSpent
             self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // VALIDATION_SHARE)
         super().on_epoch_start()  # type: ignore[misc]
 
     def _iterations_that_fit(self) -> int:
+        """0 where the budget is spent."""
         assert self.budget.seconds is not None
         if self.budget.progress() == 1:
-            raise BudgetSpent
+            return 0
         if self._iterations_done == 0:
             return min(self._requested_iterations, _FIRST_EPOCH_ITERATIONS)
         seconds_per_iteration = self.budget.since_start() / self._iterations_done  # validation, checkpoints included
         fitting = int((self.budget.seconds - self.budget.elapsed()) / seconds_per_iteration)
         if fitting < 1:
-            raise BudgetSpent
+            return 0
         epochs = min(max(self.budget.seconds / 60, _MIN_EPOCHS), _MAX_EPOCHS)
         share = max(1, round(self.budget.seconds / seconds_per_iteration / epochs))
         # a remainder of less than half an epoch is not worth a validation of its own

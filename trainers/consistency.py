@@ -35,12 +35,3 @@ def require_checkpoints(model: Path, folds: Iterable[Fold], only_validate: bool,
             if not (model / f"fold_{fold}" / name).is_file():
                 raise LDSegError(f"There is no checkpoint {model / f'fold_{fold}' / name} to validate.",
                                  "Finish the training first: the same command with --c in place of --val.")
-
-
-def require_one_gpu(num_gpus: int, dataset: str, configuration: str, trainer_name: str, plans_name: str) -> None:
-    """Raise where one fold is to be trained on several GPUs: nnU-Net's command does that."""
-    if num_gpus > 1:
-        raise LDSegError(f"ldseg_train uses one GPU a fold, not {num_gpus}.",
-                         "Train folds side by side, each with its own CUDA_VISIBLE_DEVICES, or use nnU-Net's command: "
-                         f"nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer_name} -p {plans_name} "
-                         f"-num_gpus {num_gpus}")

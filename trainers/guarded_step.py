@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ldseg_auto.collectives import gathered, mean_over_ranks
 from ldseg_auto.errors import LDSegError, named
 
 MOST_IN_A_ROW = 10
@@ -16,7 +17,7 @@ _MAX_GRADIENT_NORM = 12.0  # nnU-Net's
 
 
 class GuardedStep:
-    """Backward pass, clipping and the optimiser's step of an iteration.
+    """Backward pass, clipping and the optimiser's step of an iteration; of several processes, all step or none does.
 
     Args:
         log: is told of iterations that are left out.
@@ -36,7 +37,7 @@ class GuardedStep:
             batch: nnU-Net's, for the message.
 
         Returns:
-            The loss, and whether the weights were changed.
+            The loss (of several processes the mean), and whether the weights were changed.
 
         Raises:
             LDSegError: it is the tenth iteration in a row that is left out.
@@ -47,7 +48,8 @@ class GuardedStep:
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(network.parameters(), _MAX_GRADIENT_NORM)
-        value, gradient = torch.stack((loss.detach().float(), norm.float())).tolist()  # the device is waited for once
+        # the device is waited for once; the mean is no number where one of the processes has none
+        value, gradient = mean_over_ranks(torch.stack((loss.detach().float(), norm.float()))).tolist()
         accepted = math.isfinite(value) and math.isfinite(gradient)
         if accepted and scaler is None:
             optimizer.step()
@@ -66,8 +68,9 @@ class GuardedStep:
 def _error(loss: float, batch: Mapping[str, Any], learning_rate: float, half_precision: bool) -> LDSegError:
     cause = (f"In {MOST_IN_A_ROW} iterations in a row the loss or its gradient was not a finite number (the last loss: "
              f"{loss:g}).")
-    broken = sorted({str(case) for case, image in zip(batch.get("keys", ()), batch["data"], strict=False)
-                     if not torch.isfinite(image).all()})
+    here = {str(case) for case, image in zip(batch.get("keys", ()), batch["data"], strict=False)
+            if not torch.isfinite(image).all()}
+    broken = sorted(set().union(*gathered(here)))
     if broken:
         return LDSegError(f"{cause} The preprocessed images of {named(broken)} hold values that are no numbers.",
                           "Correct these images and preprocess again (ldseg_plan_and_preprocess); the training then "

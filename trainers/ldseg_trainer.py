@@ -15,6 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from tqdm import tqdm
 
+from ldseg_auto import collectives
 from ldseg_auto.config import require_known_format
 from ldseg_auto.evaluation import latent_signs
 from ldseg_auto.inference.binding import bound
@@ -27,12 +28,13 @@ from ldseg_auto.trainers.budget import WallTimeBudgetMixin
 from ldseg_auto.trainers.code_start import start_from_principal_components
 from ldseg_auto.trainers.ema import WeightAverage
 from ldseg_auto.trainers.guarded_step import GuardedStep
+from ldseg_auto.trainers.joint import JointTrainingMixin
 from ldseg_auto.trainers.loaders import SteadyAugmenter, end_workers, unbenchmarked_blur
 from ldseg_auto.trainers.loggers import add_loggers
 from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
 from ldseg_auto.trainers.signs_report import PLOT_FILE, measure_on_cases, plot_signs, save_summary
 from ldseg_auto.trainers.validation import require_whole_references
-from ldseg_auto.trainers.whole_files import draw_whole, save_json_whole
+from ldseg_auto.trainers.whole_files import draw_whole, save_json_whole, save_nothing
 
 # Of one validation batch an epoch; the final signs are measured on many cases.
 _SIGNS_PATCHES = 2
@@ -40,7 +42,7 @@ _SIGNS_SAMPLES = 2
 _CODE_START_PATCHES = 64
 
 
-class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
+class LDSegTrainer(WallTimeBudgetMixin, JointTrainingMixin, nnUNetTrainer):
     """Trains `LDSegNet`; the recipe's settings are class attributes, so that a variant is a few lines.
 
     Set before training: `num_epochs`, `num_iterations_per_epoch`, `max_minutes`, `seed`, `full_disk_patience_seconds`;
@@ -123,7 +125,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         torch.set_flush_denormal(True)
         if self.seed is not None:
             randomness.seed_all(self.seed)
-        with bound(nnunet_trainer_module, save_json=save_json_whole):
+        with bound(nnunet_trainer_module, save_json=save_json_whole if self.local_rank == 0 else save_nothing):
             super().on_train_start()
         if self.local_rank == 0:
             checkpoint.remove_leftovers(self.output_folder)
@@ -147,8 +149,13 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         """From principal components, unless the network has been trained before (continued, pretrained)."""
         network = self.unwrapped_network
         statistics = network.label_encoder.standardise
-        if not self.code_from_principal_components or self.is_ddp or getattr(statistics, "updates", 0) > 0:
+        if not self.code_from_principal_components or getattr(statistics, "updates", 0) > 0:
             return
+        if self.local_rank == 0:
+            self._start_code_of(network)
+        collectives.copy_from_first(network)
+
+    def _start_code_of(self, network: LDSegNet) -> None:
         batches = -(-_CODE_START_PATCHES // self.batch_size)
         share = start_from_principal_components(network, (next(self.dataloader_train)["target"]
                                                           for _ in range(batches)))
@@ -235,6 +242,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's content with the averaged weights under `network_weights`; what a resumed run needs beside them."""
+        random_states = randomness.of_all_ranks()
         if self.local_rank != 0:
             return
         if self.disable_checkpointing:
@@ -246,7 +254,7 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
             "ema_updates": self.average.updates,
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "random_state": randomness.get_state(),
+            **random_states,
             **checkpoint.plain({
                 "logging": self.logger.get_checkpoint(),
                 "_best_ema": self._best_ema,
@@ -265,14 +273,15 @@ class LDSegTrainer(WallTimeBudgetMixin, nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         content = (filename_or_checkpoint if isinstance(filename_or_checkpoint, dict)
-                   else checkpoint.load_newest(filename_or_checkpoint, self.device, self.print_to_log_file))
+                   else collectives.first_before_others(lambda: checkpoint.load_newest(
+                       filename_or_checkpoint, self.device, self.print_to_log_file)))
         checkpoint.require_resumable(content, self.output_folder)
         self.unwrapped_network.load_state_dict(content["raw_network_weights"])
         self.average.load(content["network_weights"], content["ema_updates"])
         self.optimizer.load_state_dict(content["optimizer_state"])
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        self._random_state = content.get("random_state")  # checkpoints of earlier versions have none
+        self._random_state = randomness.of_this_rank(content)
         self.current_epoch = content["current_epoch"]
         self.budget.spent_before = content.get("training_seconds", 0.0)
         self._best_ema = content["_best_ema"]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's usual name
 
+from ldseg_auto.collectives import is_distributed, mean_over_ranks
 from ldseg_auto.networks.ldseg_net import TrainingOutput
 
 
@@ -66,17 +66,13 @@ class LatentDiffusionLoss(nn.Module):
 
 def denoising_error(output: TrainingOutput) -> torch.Tensor:
     """Mean square of the denoiser's error. A position counts by the share of its voxels that is known: what the code
-    of unknown voxels should be, nobody said. 0 where none is known."""
+    of unknown voxels should be, nobody said. 0 where none is known. Of several processes the mean over their errors is
+    that of the joint batch."""
     if output.known_share is None:
         return F.mse_loss(output.denoiser_output, output.denoiser_target)
     squares = (output.denoiser_output - output.denoiser_target).square().mean(1, keepdim=True)
-    total = output.known_share.sum()
+    total = mean_over_ranks(output.known_share.sum())
     return (output.known_share * squares).sum() / torch.where(total > 0, total, torch.ones_like(total))
-
-
-def is_distributed() -> bool:
-    """Whether this is one of several processes that train together."""
-    return dist.is_available() and dist.is_initialized()
 
 
 def _at_grid(target: torch.Tensor, grid: torch.Size) -> torch.Tensor:

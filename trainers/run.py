@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -30,12 +31,13 @@ from ldseg_auto.folders import (
     require_environment,
     require_folds_to_train,
     require_preprocessed,
+    resolved,
 )
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.sharing.opening import weights_only
 from ldseg_auto.trainers.cascade import require_handed_on
 from ldseg_auto.trainers.cases import require_openable
-from ldseg_auto.trainers.consistency import require_checkpoints, require_consistent, require_one_gpu
+from ldseg_auto.trainers.consistency import require_checkpoints, require_consistent
 from ldseg_auto.trainers.crossval import (
     FINISHED,
     NEW,
@@ -50,13 +52,14 @@ from ldseg_auto.trainers.crossval import (
 )
 from ldseg_auto.trainers.interruption import stop_in_order
 from ldseg_auto.trainers.loggers import require_loggers
+from ldseg_auto.trainers.ranks import led_by_first, number_of_ranks, require_devices, require_equal_shares, together
 from ldseg_auto.trainers.splits import Split, prepare_splits
 from ldseg_auto.trainers.validation import validate
 from ldseg_auto.trainers.weight_transfer import Start, read_start, save_list
 
 
+@led_by_first
 @one_at_a_time(run_locks.training)
-@weights_only()  # nnU-Net's torch.load would run what a checkpoint holds
 def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | None = None, *,
                 trainer_name: str = DEFAULT_TRAINER, plans_name: str = DEFAULT_PLANS, device: str | None = None,
                 pretrained_weights: str | None = None, encoder_weights: str | None = None, num_gpus: int = 1,
@@ -76,6 +79,7 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
         device: "cuda", "cpu" or "mps"; None takes the GPU if there is one.
         pretrained_weights: a checkpoint of ours to start from, as far as it fits (`trainers.weight_transfer`).
         encoder_weights: a checkpoint of nnU-Net's own U-Nets, from which the image encoder starts, as far as it fits.
+        num_gpus: processes that train each fold together, each on a GPU of its own (or sharing the CPU).
         restart: train anew; earlier checkpoints are kept as previous_checkpoint_*.pth.
         continue_training: a finished fold is trained on if `epochs` asks for more, and validated again.
         only_validate: validate a finished training again.
@@ -97,11 +101,10 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
                             validate_best=validate_best, save_probabilities=save_probabilities,
                             disable_checkpointing=disable_checkpointing, group_by=group_by,
                             allow_unused_cases=allow_unused_cases)
-    torch_device = select_device(device)
-    _make_repeatable(seed)
-    _leave_cores(torch_device.type)
+    require_devices(num_gpus, select_device(device).type)
     attributes = _attributes(epochs, iterations_per_epoch, max_minutes, seed, disable_checkpointing)
-    with stop_in_order(_how_to_go_on(restart, disable_checkpointing)):
+    how_to_go_on = _how_to_go_on(restart, disable_checkpointing)
+    with stop_in_order(how_to_go_on):
         for fold, state in work.states.items():
             if state == FINISHED and not (continue_training or only_validate or validate_best):
                 print(f"Fold {fold} is finished and left as it is; --restart trains it anew.")
@@ -109,16 +112,32 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
             if state == TRAINED and not only_validate:
                 print(f"Fold {fold} is trained; its validation{' with probabilities' * save_probabilities} is still to "
                       "do.")
-            resume = continue_training or state == STARTED
             longer = continue_training and epochs is not None
-            trainer = _get_trainer(work.dataset, work.configuration, fold, trainer_name, plans_name, state != NEW,
-                                   torch_device)
-            for name, value in attributes.items():
-                setattr(trainer, name, value)
-            _train(trainer, resume, only_validate or (state in (TRAINED, FINISHED) and not longer), work.start)
-            validate(trainer, validate_best, save_probabilities)
+            together(partial(_train_fold, work.dataset, work.configuration, fold, trainer_name, plans_name, device,
+                             is_new=state == NEW, resume=continue_training or state == STARTED,
+                             only_validate=only_validate or (state in (TRAINED, FINISHED) and not longer),
+                             start=work.start, validate_best=validate_best, save_probabilities=save_probabilities,
+                             attributes=attributes, how_to_go_on=how_to_go_on), num_gpus, device)
         _merge_if_finished(work, allow_unused_cases)
     return [work.model / f"fold_{fold}" for fold in work.states]
+
+
+@weights_only()  # nnU-Net's torch.load would run what a checkpoint holds
+def _train_fold(dataset: str, configuration: str, fold: Fold, trainer_name: str, plans_name: str, device: str | None, *,
+                is_new: bool, resume: bool, only_validate: bool, start: Start | None, validate_best: bool,
+                save_probabilities: bool, attributes: Mapping[str, Any], how_to_go_on: str) -> None:
+    """What each of the processes does that train a fold together, or the only one."""
+    from ldseg_auto.collectives import world_size
+
+    with stop_in_order(how_to_go_on):
+        torch_device = select_device(device, world_size())
+        _make_repeatable(attributes.get("seed"))
+        _leave_cores(torch_device.type)
+        trainer = _get_trainer(dataset, configuration, fold, trainer_name, plans_name, not is_new, torch_device)
+        for name, value in attributes.items():
+            setattr(trainer, name, value)
+        _train(trainer, resume, only_validate, start)
+        validate(trainer, validate_best, save_probabilities)
 
 
 def _how_to_go_on(restart: bool, disable_checkpointing: bool) -> str:
@@ -163,7 +182,8 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
                        pretrained_weights, encoder_weights)
     start = read_start(pretrained_weights, encoder_weights)
     require_checkpoints(model, chosen, only_validate, validate_best)
-    require_one_gpu(num_gpus, dataset, configuration, trainer_name, plans_name)
+    if (number := number_of_ranks(num_gpus)) > 1:
+        require_equal_shares(number, resolved(plans, configuration)["batch_size"])
 
     cases = preprocessed_cases(dataset, plans, configuration)
     description = read_json(folder_of(PREPROCESSED) / dataset / "dataset.json")
@@ -209,14 +229,18 @@ def _merge_if_finished(work: Work, allow_unused_cases: bool) -> None:
 def _train(trainer: Any, continue_training: bool, only_validate: bool, start: Start | None) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
+    from ldseg_auto.collectives import rank, wait_for_all
+
     resumed = continue_training and not only_validate
     maybe_load_checkpoint(trainer, resumed, only_validate)
     if only_validate:
         return
     loaded = start.load_into(trainer) if start is not None and not resumed else None
-    _set_aside(Path(trainer.output_folder), with_checkpoints=not resumed)
-    if not resumed:
-        save_list(Path(trainer.output_folder), loaded)
+    wait_for_all()  # what is set aside, another process may still read
+    if rank() == 0:
+        _set_aside(Path(trainer.output_folder), with_checkpoints=not resumed)
+        if not resumed:
+            save_list(Path(trainer.output_folder), loaded)
     trainer.run_training()
 
 

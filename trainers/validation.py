@@ -43,15 +43,24 @@ def require_whole_references(trainer: Any) -> None:
 def into_validation_best(trainer: Any) -> Iterator[None]:
     """What the trainer writes inside the block becomes validation_best/, whole or not at all: nnU-Net always writes to
     validation/, which must go on describing the final checkpoint."""
+    from ldseg_auto.collectives import rank, wait_for_all
+
     fold = Path(trainer.output_folder)
     temporary, best = fold / "validation_best.part", fold / "validation_best"
-    rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    if rank() == 0:
+        rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    wait_for_all()
     trainer.output_folder, trainer.hands_on = str(temporary), False
     try:
         yield
     finally:
         trainer.output_folder, trainer.hands_on = str(fold), True
+    if rank() == 0:
+        _move(temporary, best)
+
+
+def _move(temporary: Path, best: Path) -> None:
     validation = temporary / "validation"
     summary = validation / "summary.json"
     if summary.is_file():  # names the files it scored

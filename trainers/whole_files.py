@@ -17,6 +17,10 @@ def save_json_whole(content: Any, file: str, indent: int = 4, sort_keys: bool = 
     write_text(Path(file), json.dumps(content, indent=indent, sort_keys=sort_keys))
 
 
+def save_nothing(*_: Any, **__: Any) -> None:
+    """In place of `save_json_whole`, in a process that leaves the files to another one."""
+
+
 def draw_whole(name: str, draw: Callable[[str], None], folder: str, log: Callable[[str], None]) -> None:
     """A picture, by way of a temporary folder. No picture is worth a training: a full disk is only reported.
 

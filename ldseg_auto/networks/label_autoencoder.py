@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ldseg_auto.collectives import is_distributed, stacked
 from ldseg_auto.config import LDSegConfig
 from ldseg_auto.networks.blocks import PlainResidualBlock, activation, conv3, he_initialised, upsample
 
@@ -27,7 +28,8 @@ class LatentStandardisation(nn.Module):
 
     "tracked": by statistics of the training codes, averaged over iterations; a code then depends on its labels
     alone. Batches of few labels have little variance of their own: how far apart their means lie counts too. The
-    variance has a floor, so that a data set of nearly empty patches does not blow codes up.
+    variance has a floor, so that a data set of nearly empty patches does not blow codes up. Of several processes that
+    train together the batch is their joint one: in training mode all of them must come here together.
     "sample": by each sample's own statistics, as published (LDSeg); they depend on what the tile holds.
     """
 
@@ -67,9 +69,10 @@ class LatentStandardisation(nn.Module):
         """One more batch in the moving mean and variance (Chan, Golub and LeVeque 1983, eq. 1.5, for batches that all
         weigh the same); not one where nothing counts, nor one with a number that is none, which would stay for ever."""
         mean, variance = (moment.flatten() for moment in _moments(code, weight, (0, *range(2, code.ndim))))
-        counts = (mean + variance).isfinite().all()  # no wait for the device here
-        if weight is not None:
-            counts = counts & (weight.sum() > 0)
+        total = weight.sum() if weight is not None else torch.full_like(mean[0], code.numel() / code.shape[1])
+        if is_distributed():
+            mean, variance, total = _joint_moments(mean, variance, total)
+        counts = (mean + variance).isfinite().all() & (total > 0)  # no wait for the device here
         self.updates += counts
         # a plain average while there are few batches, so that the start does not linger
         share = counts * torch.clamp(1 / self.updates.clamp(min=1), min=self.momentum)
@@ -89,6 +92,16 @@ def _moments(code: torch.Tensor, weight: torch.Tensor | None,
     share = weight / weight.sum(axes, keepdim=True)
     mean = (share * code).sum(axes, keepdim=True)
     return mean, (share * (code - mean).square()).sum(axes, keepdim=True)
+
+
+def _joint_moments(mean: torch.Tensor, variance: torch.Tensor,
+                   weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean and variance (c) and weight () of each process's batch -> those of all batches as one."""
+    weights, means, variances = stacked(torch.cat((weight.reshape(1), mean, variance))).split(
+        [1, len(mean), len(mean)], dim=1)
+    share = weights / weights.sum()
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean).square())).sum(0), weights.sum()
 
 
 class LabelEncoder(nn.Module):
