@@ -99,7 +99,8 @@ def submit_folds(cluster: str, folder: Path, dataset: str, folds: Sequence[Fold]
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise LDSegError("There is no sbatch on this machine.",
                          "Run the command where jobs are submitted to Slurm, or use --cluster local.")
-    parameters = DEFAULTS[cluster] | ({"gpus_per_node": 0} if options.get("device") == "cpu" else {}) | dict(
+    gpus = 0 if options.get("device") == "cpu" else options.get("num_gpus", 1)
+    parameters = DEFAULTS[cluster] | ({"gpus_per_node": gpus} if cluster == "slurm" or not gpus else {}) | dict(
         cluster_options)
     unknown = sorted(set(parameters) - _LOCAL_OPTIONS) if cluster == "local" else []
     if unknown:
@@ -122,23 +123,25 @@ def submit_folds(cluster: str, folder: Path, dataset: str, folds: Sequence[Fold]
 
 def run_locally(folder: Path, dataset: str, folds: Sequence[Fold], options: Mapping[str, Any],
                 cluster_options: Mapping[str, Any]) -> None:
-    """Run the folds in the background, as many at a time as there are GPUs and each with its own, or one at a time.
+    """Run the folds in the background, as many at a time as there are GPUs for, each with its own (`num_gpus` of them),
+    or one at a time.
 
     Raises:
         LDSegError: a fold failed; the others were run all the same.
     """
     gpus = _gpus() if options.get("device") != "cpu" else []
+    each = options.get("num_gpus", 1)
     waiting, failed = list(folds), []
-    running: dict[Fold, tuple[Any, int | None]] = {}
+    running: dict[Fold, tuple[Any, list[int]]] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < max(1, len(gpus)):
+            while waiting and len(running) < max(1, len(gpus) // each):
                 fold = waiting.pop(0)
-                free = [gpu for gpu in gpus if gpu not in [used for _, used in running.values()]][:1]
+                free = sorted(set(gpus) - {gpu for _, used in running.values() for gpu in used})[:each]
                 gpu_options = {"gpus_per_node": len(free), "visible_gpus": free}
                 job, = submit_folds("local", folder, dataset, [fold], options, {**gpu_options, **cluster_options})
                 print(f"Fold {fold}: job {job.job_id}, log {job.paths.stdout}", flush=True)
-                running[fold] = (job, free[0] if free else None)
+                running[fold] = (job, free)
             sleep(_POLL_SECONDS)
             for fold, (job, _) in [item for item in running.items() if item[1][0].done()]:
                 if (failure := job.exception()) is not None:

@@ -36,6 +36,11 @@ _SECONDS_TO_END = 60  # after SIGTERM; a checkpoint is being written, perhaps
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def leads() -> bool:
+    """Whether this process speaks for all: it is alone, or torchrun's rank 0."""
+    return not _by_torchrun() or os.environ["RANK"] == "0"
+
+
 def number_of_ranks(num_gpus: int) -> int:
     """How many will train together.
 

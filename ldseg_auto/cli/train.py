@@ -72,6 +72,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from ldseg_auto.trainers.cluster import train_on_cluster
+    from ldseg_auto.trainers.ranks import leads
     from ldseg_auto.trainers.run import train_folds
 
     if "cluster" in arguments:
@@ -80,7 +81,8 @@ def _train(arguments: argparse.Namespace) -> None:
     if "cluster_options" in arguments:
         raise LDSegError("--cluster_options is given without --cluster.", "Add --cluster slurm or --cluster local.")
     for folder in train_folds(**vars(arguments)):
-        print(f"Trained fold: {folder}")
+        if leads():
+            print(f"Trained fold: {folder}")
 
 
 if __name__ == "__main__":  # python -m, where the console scripts are not on PATH
