@@ -14,7 +14,7 @@ DESCRIPTION = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background":
                "file_ending": ".nii.gz"}
 PLANS = {"image_reader_writer": "SimpleITKIO",
          "configurations": {"2d": {"data_identifier": "LDSegPlans_2d"},
-                            "3d_fullres": {"data_identifier": "LDSegPlans_3d_fullres",
+                            "3d_fullres": {"data_identifier": "LDSegPlans_3d_fullres", "batch_size": 2,
                                            "architecture": {
                                                "network_class_name": "ldseg_auto.networks.ldseg_net.LDSegNet",
                                                "arch_kwargs": {"timesteps": 1000}, "_kw_requires_import": []}},

@@ -50,7 +50,7 @@ MISTAKES = {
     "train: groups": (TRAIN, ["4", "0", "--group_by", "none.csv"], "no file none.csv", "case,patient"),
     "train: --val": (TRAIN, ["4", "1", "--val"], "fold_1/checkpoint_final.pth", "--c"),
     "train: --val --val_best": (TRAIN, ["4", "0", "--val", "--val_best"], "checkpoint_best.pth", "--c"),
-    "train: GPUs": (TRAIN, ["4", "0", "-num_gpus", "2"], "one GPU a fold", "nnUNetv2_train Dataset004_Small"),
+    "train: GPUs": (TRAIN, ["4", "0", "-num_gpus", "3"], "batch of 2 patches", "equally by 3 processes", "Use 1 or 2"),
     "predict: unknown ID": (PREDICT, ["-i", "{images}", "-o", "{out}", "-d", "77"], "no data set 77", "Choose one of"),
     "predict: not trained": (PREDICT, [*PREDICT_ALL, "-c", "2d"], "no checkpoint_final.pth",
                              "LDSegTrainer__LDSegPlans__3d_fullres/fold_0/checkpoint_final.pth",

@@ -20,10 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_rank_that_is_killed_ends_all_and_is_named(capfd):
-    start = time.monotonic()
     with pytest.raises(LDSegError, match="rank 1 by SIGKILL was killed, most likely for lack of memory") as raised:
         ranks.together(launch_work.kill_rank_1, 2, "cpu")
-    assert time.monotonic() - start < ranks._SECONDS_TO_END, "nobody had to be waited for"
     assert "goes on after the last finished epoch" in raised.value.cure
     assert "Traceback" not in capfd.readouterr().err
 
