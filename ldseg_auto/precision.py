@@ -37,7 +37,7 @@ def cpu_precision() -> str:
 
 def has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies in bfloat16 by itself."""
-    flags = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.11 has none
+    flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.11 has none
     return bool(flags.get("amx_bf16") or flags.get("avx512_bf16"))
 
 
@@ -74,6 +74,6 @@ class OneDNNForSingleImages(TorchFunctionMode):
 
 
 def _is_single_image(image: torch.Tensor, weight: torch.Tensor) -> bool:
-    return (len(image) == 1 and image.ndim == weight.ndim and image.device.type == "cpu"
-            and image.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-            and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+    return bool(len(image) == 1 and image.ndim == weight.ndim and image.device.type == "cpu"
+                and image.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+                and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
