@@ -74,6 +74,7 @@ class OneDNNForSingleImages(TorchFunctionMode):
 
 
 def _is_single_image(image: torch.Tensor, weight: torch.Tensor) -> bool:
+    onednn = torch.backends.mkldnn
     return bool(len(image) == 1 and image.ndim == weight.ndim and image.device.type == "cpu"
                 and image.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-                and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+                and not torch.is_grad_enabled() and onednn.is_available() and onednn.enabled)
