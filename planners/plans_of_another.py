@@ -16,7 +16,17 @@ from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_betwee
 
 from ldseg_auto.checks.problem import PLANS_KEY, read_facts
 from ldseg_auto.errors import LDSegError
-from ldseg_auto.folders import PREPROCESSED, RAW, dataset_id, find_dataset, folder_of, load_plans, read_json, write_text
+from ldseg_auto.folders import (
+    PREPROCESSED,
+    RAW,
+    dataset_id,
+    find_dataset,
+    folder_of,
+    load_plans,
+    read_json,
+    resolved,
+    write_text,
+)
 from ldseg_auto.inference.binding import bound
 from ldseg_auto.planners.evidence import latent_evidence
 from ldseg_auto.planners.latent_geometry import LatentChoice
@@ -78,11 +88,14 @@ def take_over(target: str, source: Mapping[str, Any], plans_name: str) -> dict[s
         plans[f"original_median_{key}_after_transp"] = [float(m) if key == "spacing" else round(m) for m in median]
     plans[PLANS_KEY] = read_facts(folder)
     plans[ORIGIN_KEY] = {key: source[key] for key in ("dataset_name", "plans_name")}
-    for plan in plans["configurations"].values():
+    for name, plan in plans["configurations"].items():
         if "architecture" in plan:
-            plan["architecture"]["arch_kwargs"] |= planner.output_of_network()
+            network = plan["architecture"]["arch_kwargs"]
+            network |= planner.output_of_network()
+            if network.get("previous_stage_channels"):
+                network["previous_stage_channels"] = len(planner.label_manager.foreground_labels)
         if "latent" in plan.get("ldseg", {}):
-            plan["ldseg"]["latent"] = planner.evidence(plan)
+            plan["ldseg"]["latent"] = planner.evidence(resolved(plans, name))
     shutil.copy(folder_of(RAW) / target / "dataset.json", folder / "dataset.json")
     write_text(folder / f"{plans_name}.json", json.dumps(plans, indent=4))
     print(f"{target}: took over {source['plans_name']} of {source['dataset_name']} as {plans_name}: patch, spacing, "

@@ -72,7 +72,8 @@ def train_fold(world, configuration, *folds, more=()):
 
 def prepare(world, **changes):
     return prepare_training(world.name, ["0"], SECOND, **{
-        "trainer_name": "LDSegTrainer", "plans_name": "LDSegPlans", "pretrained_weights": None, "num_gpus": 1,
+        "trainer_name": "LDSegTrainer", "plans_name": "LDSegPlans", "pretrained_weights": None, "encoder_weights": None,
+        "num_gpus": 1,
         "restart": False, "continue_training": False, "only_validate": False, "validate_best": False,
         "save_probabilities": False, "disable_checkpointing": False, "group_by": None, "allow_unused_cases": False
     } | changes)

@@ -102,6 +102,24 @@ def test_sizes_of_images_are_the_targets(target):
     assert plans["configurations"]["3d_fullres"]["spacing"] == [1, 1, 1]
 
 
+def test_a_cascade_takes_as_many_channels_as_the_target_has_labels(target):
+    file = target["source"] / "LDSegPlans.json"
+    source = json.loads(file.read_text())
+    stages = source["configurations"]
+    stages["3d_lowres"] = stages["3d_fullres"] | {"data_identifier": "LDSegPlans_3d_lowres",
+                                                  "next_stage": "3d_cascade_fullres"}
+    second = json.loads(json.dumps({key: stages["3d_fullres"][key] for key in ("architecture", "ldseg")}))
+    second["architecture"]["arch_kwargs"]["previous_stage_channels"] = 7
+    stages["3d_cascade_fullres"] = second | {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    file.write_text(json.dumps(source))
+    plans = api.plan_and_preprocess([8], plans_of=7, no_preprocessing=True)[TARGET]["configurations"]
+    networks = {name: plan["architecture"]["arch_kwargs"] for name, plan in plans.items()}
+    assert networks["3d_cascade_fullres"]["previous_stage_channels"] == 2
+    assert networks["3d_cascade_fullres"]["output"] == "sigmoid"
+    assert networks["3d_lowres"].get("previous_stage_channels", 0) == 0
+    assert plans["3d_cascade_fullres"]["ldseg"]["latent"]["reason"].startswith("taken over")
+
+
 def test_plans_of_other_channels_and_networks_are_refused(target):
     with pytest.raises(LDSegError, match="-s names Dataset007_Small itself"):
         api.plan_and_preprocess([7], plans_of=7)
