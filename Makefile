@@ -21,22 +21,26 @@ BENCHMARK_DATASET ?= Dataset004_Hippocampus
 # Under 20 minutes on two cores: one short training a side.
 benchmark-quick: .venv/installed-benchmark
 	$(BIN)/python benchmarks/cost.py $(BENCHMARK_DATASET) --image_steps 10
+	$(BIN)/python benchmarks/shares.py $(BENCHMARK_DATASET) --samples 5
 	$(BIN)/python benchmarks/training_cost.py $(BENCHMARK_DATASET) --iterations 5 --workers 0
-	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw
-	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw --cases 2
+	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw-16
+	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw-16 --cases 2
 	$(BIN)/python benchmarks/figures.py
 
 benchmark-full: .venv/installed-benchmark
 	$(BIN)/python benchmarks/cost.py $(BENCHMARK_DATASET) --image_steps 50 1000 --sizes 32 64 128 256
+	$(BIN)/python benchmarks/shares.py $(BENCHMARK_DATASET)
 	$(BIN)/python benchmarks/training_cost.py $(BENCHMARK_DATASET)
 	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 5 10 20 \
-		--sides ldseg ldseg-at-T ldseg-paper nnunet nnunet-adamw nnunet-no-skips resenc-m resenc-m-adamw
+		--sides ldseg ldseg-at-T ldseg-paper nnunet nnunet-adamw nnunet-adamw-16 nnunet-no-skips-16 resenc-m \
+		resenc-m-adamw-16
 	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) \
-		--sides ldseg ldseg-at-T nnunet nnunet-adamw nnunet-no-skips
+		--sides ldseg ldseg-at-T nnunet nnunet-adamw-16 nnunet-no-skips-16
 	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) \
-		--sides ldseg-no-noise nnunet-no-noise nnunet-no-skips-no-noise
+		--sides ldseg-no-noise nnunet-no-noise-16 nnunet-no-skips-no-noise-16
 	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) \
-		--sides ldseg-no-noise nnunet-no-noise nnunet-no-skips-no-noise
+		--sides ldseg-no-noise nnunet-no-noise-16 nnunet-no-skips-no-noise-16
+	$(BIN)/python benchmarks/ablations.py $(BENCHMARK_DATASET) --iterations 300
 	$(BIN)/python benchmarks/figures.py
 
 lint: .venv/installed-test

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -22,16 +23,18 @@ from typing import Any
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from peers import SIDES
+from peers import SIDES, in_16_bits
 from record import conditions, in_own_process, parser, table, under, write_json, write_section
 
 from ldseg_auto.folders import load_plans
 from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.precision import VARIABLE
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: a side on a cube of `size` voxels an axis (None: one patch of nnU-Net's)."""
+    """What is measured: a side on a cube of `size` voxels an axis (None: one patch of nnU-Net's); `bits` None: 32 for
+    nnU-Net, for ours what the CPU is quicker with."""
 
     name: str
     side: str
@@ -40,6 +43,7 @@ class Work:
     mirroring: bool = False
     image_space: bool = False
     size: int | None = None
+    bits: int | None = None
     repeats: int = 3
 
 
@@ -50,6 +54,8 @@ def works(sizes: list[int], image_steps: list[int]) -> list[Work]:
         found.append(Work(f"nnU-Net{suffix}", "nnunet", mirroring=mirroring))
         found += [Work(f"ours {samples} x {steps}{suffix}", "ldseg", samples, steps, mirroring)
                   for samples, steps in ((1, 1), (5, 2), (16, 2))]
+    found += [Work("ours 1 x 1 in 32 bits", "ldseg", bits=32), Work("ours 16 x 2 in 32 bits", "ldseg", 16, 2, bits=32),
+              Work("nnU-Net in 16 bits", "nnunet", bits=16)]
     found += [Work(f"ours {samples} x {steps}", "ldseg", samples, steps)
               for samples, steps in ((1, 2), (1, 4), (1, 10), (20, 2))]
     found += [Work(f"image space, {steps} steps", "nnunet", steps=steps, image_space=True, repeats=1)
@@ -65,6 +71,9 @@ def measure(work: Work, dataset: str, threads: int) -> dict[str, float]:
     """Median seconds, and the peak of resident memory less that before, GB."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    if work.side == "ldseg" and work.bits is not None:
+        os.environ[VARIABLE] = {16: "bfloat16", 32: "float32"}[work.bits]
+    precision = in_16_bits if work.side != "ldseg" and work.bits == 16 else nullcontext
     predictor, inputs, patch = _predictor(work, dataset)
     image = torch.randn(inputs, *(patch if work.size is None else [work.size] * len(patch)))
     run = (lambda: _image_space(predictor, image, work.steps)) if work.image_space else (
@@ -73,7 +82,8 @@ def measure(work: Work, dataset: str, threads: int) -> dict[str, float]:
     seconds = []
     for _ in range(work.repeats + (work.repeats > 1)):  # where there are several, the first one is a warm-up
         started = perf_counter()
-        run()
+        with precision():
+            run()
         seconds.append(perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"seconds": median(seconds[-work.repeats:]), "memory_gb": peak * 1024 / 1e9}
@@ -118,7 +128,7 @@ def report(found: list[dict[str, Any]]) -> str:
     for row in found:
         size = f", {row['size']}^3" if row["size"] else ""
         mirroring = ", mirroring" * row["mirroring"]
-        reference = next(r for r in found if r["name"] == f"nnU-Net{size}{mirroring}")
+        reference = next(r for r in found if r["name"] == f"nnU-Net{size}{mirroring}")  # in 32 bits, as it is
         rows.append([row["name"], f"{row['seconds']:.3f}", f"{row['seconds'] / seconds[reference['name']]:.2f}",
                      f"{row['memory_gb']:.3f}", f"{row['memory_gb'] / max(reference['memory_gb'], 1e-3):.2f}"])
     return table(["prediction", "s", "of nnU-Net's", "peak, GB", "of nnU-Net's"], rows)

@@ -1,6 +1,6 @@
 """Dice of corrupted images: trained models of several sides on the same images.
 
-    python benchmarks/robustness.py Dataset004_Hippocampus --minutes 20 --sides ldseg nnunet-adamw nnunet-no-skips
+    python benchmarks/robustness.py Dataset004_Hippocampus --minutes 20 --sides ldseg nnunet-adamw-16 nnunet-no-skips-16
 
 Needs models that benchmarks/accuracy.py has trained, and torchio. Raw validation images are corrupted, then
 preprocessed as any image is; no mirroring. Writes benchmarks/results/robustness_*.json and the section of RESULTS.md.
@@ -65,7 +65,8 @@ def report(results: dict[str, dict[str, list[list[float]]]]) -> str:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--minutes", type=float, default=20.0, help="of the training whose models are taken")
-    arguments.add_argument("--sides", nargs="+", choices=SIDES, default=["ldseg", "nnunet-adamw", "nnunet-no-skips"])
+    arguments.add_argument("--sides", nargs="+", choices=SIDES,
+                           default=["ldseg", "nnunet-adamw-16", "nnunet-no-skips-16"])
     arguments.add_argument("--fold", type=int, default=0)
     arguments.add_argument("--cases", type=int, default=20, help="the first of the fold's validation cases")
     arguments.add_argument("--threads", type=int, default=2)
