@@ -13,7 +13,7 @@ class PreviousStageCondition(nn.Module):
 
     The channels go through the image encoder too, as nnU-Net has it, but normalised by tile: what is the same all over
     a tile, a tile inside a large structure, is taken away by the first normalisation, and it is just there that the
-    first stage knows what the tile does not show (measured: benchmarks/RESULTS.md). Here nothing is normalised.
+    first stage knows what the tile does not show (tests/networks/test_previous_stage.py). Here nothing is normalised.
     """
 
     def __init__(self, config: LDSegConfig, condition_channels: int):
