@@ -15,9 +15,8 @@ _WARNING = "WARNING: "
 def explain(plans: Mapping[str, Any]) -> str:
     """What was planned and why, one section per configuration of `LDSegPlans.json`."""
     head = "\n".join([f"Plans {plans['plans_name']} for {plans['dataset_name']}", *describe_data(plans)])
-    configurations = {name: resolved(plans, name) for name in plans["configurations"]}
-    sections = [_section(name, plan) if is_explained(plan) else f"{name}: written by hand, nothing to explain."
-                for name, plan in configurations.items()]
+    sections = [_section(name, resolved(plans, name)) if is_explained(plan)
+                else f"{name}: written by hand, nothing to explain." for name, plan in plans["configurations"].items()]
     return "\n\n".join([head, *sections])
 
 

@@ -96,8 +96,9 @@ def submit_folds(cluster: str, folder: Path, dataset: str, folds: Sequence[Fold]
         LDSegError: submitit is not installed, there is no Slurm here, or it refuses an option.
     """
     submitit = _submitit()
-    if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise LDSegError("There is no sbatch on this machine.",
+    missing = [name for name in ("sbatch", "srun") if shutil.which(name) is None] if cluster == "slurm" else []
+    if missing:
+        raise LDSegError(f"There is no {missing[0]} on this machine.",
                          "Run the command where jobs are submitted to Slurm, or use --cluster local.")
     gpus = 0 if options.get("device") == "cpu" else options.get("num_gpus", 1)
     parameters = DEFAULTS[cluster] | ({"gpus_per_node": gpus} if cluster == "slurm" or not gpus else {}) | dict(

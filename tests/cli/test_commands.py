@@ -305,7 +305,8 @@ def test_predict_passes_its_flags(predictors, world):
         {"steps": 4, "samples": 6, "eta": 0.5, "seed": 9, "export": ExportOptions(maps=True), "use_mirroring": False,
          "tile_step_size": 0.7, "allow_tqdm": False, "verbose": True}
     assert made.files_options == {"save_probabilities": True, "overwrite": True, "num_processes_preprocessing": 1,
-                                  "num_processes_segmentation_export": 2}
+                                  "num_processes_segmentation_export": 2,
+                                  "folder_with_segs_from_prev_stage": None}
     assert [Path(output).name for output in made.predicted[1]] == ["b"]
 
 

@@ -118,9 +118,10 @@ def test_without_submitit(monkeypatch, tmp_path):
 
 def test_slurm_refuses_a_job(monkeypatch, tmp_path):
     """An unknown option, and a partition that sbatch does not know."""
-    sbatch = tmp_path / "sbatch"
-    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: no_such' >&2\nexit 1\n")
-    sbatch.chmod(0o755)
+    for name in ("sbatch", "srun"):
+        command = tmp_path / name
+        command.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: no_such' >&2\nexit 1\n")
+        command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(LDSegError, match="invalid partition specified: no_such"):
         submit_folds("slurm", tmp_path / "jobs", "Dataset007_Small", [0], {}, {"slurm_partition": "no_such"})

@@ -72,6 +72,7 @@ def test_an_interrupted_training_goes_on_and_does_not_start_again(own_small_worl
     on_epoch_start = LDSegTrainer.on_epoch_start
     monkeypatch.setattr(LDSegTrainer, "perform_actual_validation", lambda self, save_probabilities: None)
     monkeypatch.setattr(LDSegTrainer, "on_epoch_start", interrupted)
+    shutil.rmtree(own_small_world["model"] / "fold_1", ignore_errors=True)  # of another test of this process
     command = ["7", "1", *SHORT, "--epochs", "2", "-pretrained_weights",
                str(own_small_world["model"] / "fold_0" / "checkpoint_final.pth")]
     assert train.main(command) == 130
