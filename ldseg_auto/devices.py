@@ -45,9 +45,11 @@ def select_device(name: str | None = None, processes: int = 1) -> torch.device:
     """The named device, or else the GPU if there is one; sets torch's threads to fit it, and as many processes on it.
 
     Raises:
-        LDSegError: the device is unknown or not available on this machine.
+        LDSegError: the device is unknown or not available on this machine, or what it should compute in is unknown.
     """
     import torch
+
+    from ldseg_auto.precision import cpu_precision
 
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,6 +59,8 @@ def select_device(name: str | None = None, processes: int = 1) -> torch.device:
     if not available:
         raise LDSegError(f"Device {name} is not available to this installation of torch.",
                          "Use -device cpu, or install a torch built for your GPU.")
+    if name == "cpu":
+        cpu_precision()  # says now what would otherwise be said in the middle of the work
     if name == "cuda":
         torch.set_num_threads(1)  # beside a GPU the cores belong to the augmentation workers
     elif "OMP_NUM_THREADS" not in os.environ:

@@ -113,9 +113,15 @@ def load_plans(dataset: str, plans_name: str = DEFAULT_PLANS) -> dict[str, Any]:
     return plans
 
 
-def _as_planned(plans_name: str) -> str:
-    """How to get plans of that name."""
-    return "" if plans_name == DEFAULT_PLANS else f" with -overwrite_plans_name {plans_name} or the -pl that says so"
+def _as_planned(plans_name: str, origin: Mapping[str, str] | None = None) -> str:
+    """How to get plans of that name, which were taken over from others, if the name or they themselves say so."""
+    if plans_name == DEFAULT_PLANS:
+        return ""
+    if origin is None and (taken_over := re.fullmatch(r"(.+)From(\d{3,})", plans_name)):
+        origin = {"plans_name": taken_over[1], "dataset_name": taken_over[2]}
+    if origin is not None:
+        return f" -s {origin['dataset_name']} -sp {origin['plans_name']} -overwrite_plans_name {plans_name}"
+    return f" with -overwrite_plans_name {plans_name} or the -pl that says so"
 
 
 def choose_configuration(plans: dict[str, Any], requested: str | None = None) -> str:
@@ -156,7 +162,7 @@ def require_preprocessed(dataset: str, plans: dict[str, Any], configuration: str
     if not folder.is_dir() or not any(folder.iterdir()):
         raise LDSegError(f"{dataset} is not preprocessed for {configuration}: {folder} is missing or empty.",
                          f"Run: ldseg_plan_and_preprocess -d {dataset_id(dataset)} -c {configuration}"
-                         f"{_as_planned(plans.get('plans_name', DEFAULT_PLANS))}")
+                         f"{_as_planned(plans.get('plans_name', DEFAULT_PLANS), plans.get('taken_over_from'))}")
 
 
 def parse_folds(values: Iterable[str]) -> list[Fold]:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ldseg_auto import precision
+from ldseg_auto.cli import train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.networks.blocks import QUICKER_NORMS
 
@@ -84,3 +85,11 @@ def test_layout_keeps_the_values():
     assert network[1].weight.is_contiguous(memory_format=torch.channels_last)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_wrong_value_is_said_before_anything_is_touched(own_small_world, monkeypatch, capsys):
+    monkeypatch.setenv(precision.VARIABLE, "half")
+    checkpoint = own_small_world["model"] / "fold_0" / "checkpoint_final.pth"
+    assert train.main(["7", "0", "-c", "3d_fullres", "-device", "cpu", "--restart"]) == 1
+    assert "LDSEG_CPU_PRECISION is 'half'" in capsys.readouterr().err
+    assert checkpoint.is_file() and (checkpoint.parent / "validation").is_dir()

@@ -44,6 +44,19 @@ def hand_on(predicted: Any, target_shape: Sequence[int], output_file: str, plans
             Path(f"{part}{ending}").replace(f"{output_file}{ending}")
 
 
+def withdraw(model: Path, cases: Iterable[str]) -> None:
+    """Remove what a first stage has handed on of these cases: it is trained anew, and until it is validated the second
+    stage must not learn from what an earlier training said.
+
+    Args:
+        model: the first stage's folder.
+    """
+    for folder in (model / "predicted_next_stage").glob("*"):
+        for case in cases:
+            for ending in (".b2nd", ".npz"):
+                (folder / f"{case}{ending}").unlink(missing_ok=True)
+
+
 def keep(*_: Any) -> None:
     """In the same place, where a validation must not be handed on: of fold all, which predicts what it was trained on,
     or of another checkpoint than the final one."""

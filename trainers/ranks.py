@@ -151,6 +151,8 @@ def _joined(device: str | None, rank: int, number: int, number_here: int, port: 
     import torch
     from torch import distributed as dist
 
+    if rank != 0:
+        os.environ["nnUNet_wandb_enabled"] = "0"  # nnU-Net would start a run in each process
     device_type = select_device(device, number).type
     if device_type == "cuda":
         torch.cuda.set_device(number_here)

@@ -35,7 +35,7 @@ from ldseg_auto.folders import (
 )
 from ldseg_auto.locks import one_at_a_time
 from ldseg_auto.sharing.opening import weights_only
-from ldseg_auto.trainers.cascade import require_handed_on
+from ldseg_auto.trainers.cascade import require_handed_on, withdraw
 from ldseg_auto.trainers.cases import require_openable
 from ldseg_auto.trainers.consistency import require_checkpoints, require_consistent
 from ldseg_auto.trainers.crossval import (
@@ -180,7 +180,6 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     model = model_folder(dataset, trainer_name, plans_name, configuration)
     require_consistent(restart, continue_training, only_validate, validate_best, disable_checkpointing,
                        pretrained_weights, encoder_weights)
-    start = read_start(pretrained_weights, encoder_weights)
     require_checkpoints(model, chosen, only_validate, validate_best)
     if (number := number_of_ranks(num_gpus)) > 1:
         require_equal_shares(number, resolved(plans, configuration)["batch_size"])
@@ -196,6 +195,8 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     splits = prepare_splits(folder_of(PREPROCESSED) / dataset, cases, group_by, allow_unused_cases)
     states = {fold: NEW if restart else fold_state(model / f"fold_{fold}", _validation_cases(fold, splits, cases),
                                                    ending, save_probabilities) for fold in chosen}
+    # a training that goes on needs them no more, and its own earlier checkpoint may have been renamed since
+    start = read_start(pretrained_weights, encoder_weights) if NEW in states.values() else None
     for fold, state in states.items():
         if state != NEW and fold != "all":
             require_same_split(model / f"fold_{fold}", _validation_cases(fold, splits, cases), ending)
@@ -239,6 +240,8 @@ def _train(trainer: Any, continue_training: bool, only_validate: bool, start: St
     wait_for_all()  # what is set aside, another process may still read
     if rank() == 0:
         _set_aside(Path(trainer.output_folder), with_checkpoints=not resumed)
+        if trainer.fold != "all":
+            withdraw(Path(trainer.output_folder_base), trainer.do_split()[1])
         if not resumed:
             save_list(Path(trainer.output_folder), loaded)
     trainer.run_training()

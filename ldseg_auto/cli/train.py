@@ -72,10 +72,13 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from ldseg_auto.trainers.cluster import train_on_cluster
-    from ldseg_auto.trainers.ranks import leads
+    from ldseg_auto.trainers.ranks import leads, number_of_ranks
     from ldseg_auto.trainers.run import train_folds
 
     if "cluster" in arguments:
+        if number_of_ranks(1) > 1:
+            raise LDSegError("torchrun starts several processes, and each would submit all jobs.",
+                             "Submit the jobs without torchrun; -num_gpus lets each use several GPUs.")
         train_on_cluster(**vars(arguments))
         return
     if "cluster_options" in arguments:

@@ -210,7 +210,7 @@ class ArrayPredictor(FilePredictor):
         it again is harmless."""
         with self.lock:
             self.network = None
-            self.list_of_parameters.clear()
+            self.list_of_parameters = []
             partners, self._partners = self._partners, []
         for partner in partners:
             partner.close()

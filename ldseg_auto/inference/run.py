@@ -81,6 +81,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     require_in_range(tile_step_size, samples, steps, eta, seed)
     _require_processes(num_processes_preprocessing, num_processes_export)
     require_environment(RESULTS)
+    torch_device = select_device(device)
     asked = {"use_mirroring": mirroring, "samples": samples, "steps": steps, "eta": eta}
     chosen = choose_models(dataset, configurations, trainer_name, plans_name, folds, checkpoint_name, asked, use_choice)
     models, samplers = chosen.folds, chosen.samplers
@@ -103,7 +104,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     good, problems = check_inputs(to_do, description, plans, num_processes_preprocessing, progress_bar)
     mine, to_do = [case for case in mine if case in good or case not in to_do], good
     report_inputs(problems, bool(mine), record)
-    options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": select_device(device),
+    options = {"checkpoint_name": checkpoint_name, "tile_step_size": tile_step_size, "device": torch_device,
                "verbose": verbose, "verbose_preprocessing": verbose, "allow_tqdm": progress_bar, "seed": seed,
                "whole_volume": whole_volume}
     export = ExportOptions(maps=uncertainty, **vars(chosen.finish))

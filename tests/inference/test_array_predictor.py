@@ -254,3 +254,7 @@ def test_several_threads_and_predictors_at_once(model, image, precision, monkeyp
         assert expected.volumes == found.volumes and expected.maps.keys() == found.maps.keys()
         assert all(np.array_equal(values, found.maps[name]) for name, values in expected.maps.items())
     assert not np.array_equal(alone[0].probabilities, alone[3].probabilities), "another seed"
+
+
+def test_closing_what_holds_nothing_is_harmless():
+    LDSegPredictor(device=torch.device("cpu")).close()

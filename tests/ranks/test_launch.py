@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import launch_work
 import pytest
 
-from ldseg_auto.cli import predict
+from ldseg_auto.cli import predict, train
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.trainers import checkpoint, cluster, ranks
 
@@ -184,3 +184,22 @@ def test_torchrun(own_small_world):
     command = Command(own_small_world, "--c", "--val", start=torchrun)
     assert command.process.wait(120) == 1
     assert command.text().count("error: --c and --val exclude each other") == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_reports_to_wandb(rank, monkeypatch):
+    from torch import distributed
+
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(distributed, name, lambda *_, **__: None)
+    monkeypatch.setenv("nnUNet_wandb_enabled", "1")
+    with ranks._joined("cpu", rank, 2, rank):
+        assert os.environ["nnUNet_wandb_enabled"] == ("1" if rank == 0 else "0")
+
+
+def test_torchrun_does_not_submit_jobs(monkeypatch, capsys):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert train.main(["7", "0", "--cluster", "local"]) == 1
+    assert "without torchrun" in capsys.readouterr().err
