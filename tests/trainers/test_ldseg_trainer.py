@@ -79,7 +79,9 @@ def test_loading_restores_raw_and_averaged_weights(in_small_world):
     assert trainer.average.updates == 2
 
 
-def test_same_seed_same_weights_other_seed_other_weights(in_small_world):
+@pytest.mark.parametrize("bits", ["float32", "bfloat16"])
+def test_same_seed_same_weights_other_seed_other_weights(in_small_world, monkeypatch, bits):
+    monkeypatch.setenv("LDSEG_CPU_PRECISION", bits)
     trained = []
     for seed in (0, 0, 1):
         trainer = make_trainer(in_small_world, num_epochs=1, seed=seed, disable_checkpointing=True)
