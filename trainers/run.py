@@ -113,11 +113,14 @@ def train_folds(dataset: str, folds: Sequence[str | int], configuration: str | N
                 print(f"Fold {fold} is trained; its validation{' with probabilities' * save_probabilities} is still to "
                       "do.")
             longer = continue_training and epochs is not None
+            is_trained = only_validate or (state in (TRAINED, FINISHED) and not longer)
+            if not is_trained and fold != "all":
+                withdraw(work.model, _validation_cases(fold, work.splits, work.cases))
             together(partial(_train_fold, work.dataset, work.configuration, fold, trainer_name, plans_name, device,
                              is_new=state == NEW, resume=continue_training or state == STARTED,
-                             only_validate=only_validate or (state in (TRAINED, FINISHED) and not longer),
-                             start=work.start, validate_best=validate_best, save_probabilities=save_probabilities,
-                             attributes=attributes, how_to_go_on=how_to_go_on), num_gpus, device)
+                             only_validate=is_trained, start=work.start, validate_best=validate_best,
+                             save_probabilities=save_probabilities, attributes=attributes,
+                             how_to_go_on=how_to_go_on), num_gpus, device)
         _merge_if_finished(work, allow_unused_cases)
     return [work.model / f"fold_{fold}" for fold in work.states]
 
@@ -180,6 +183,7 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     model = model_folder(dataset, trainer_name, plans_name, configuration)
     require_consistent(restart, continue_training, only_validate, validate_best, disable_checkpointing,
                        pretrained_weights, encoder_weights)
+    start = read_start(pretrained_weights, encoder_weights)
     require_checkpoints(model, chosen, only_validate, validate_best)
     if (number := number_of_ranks(num_gpus)) > 1:
         require_equal_shares(number, resolved(plans, configuration)["batch_size"])
@@ -195,8 +199,6 @@ def prepare_training(dataset: str, folds: Sequence[str | int], configuration: st
     splits = prepare_splits(folder_of(PREPROCESSED) / dataset, cases, group_by, allow_unused_cases)
     states = {fold: NEW if restart else fold_state(model / f"fold_{fold}", _validation_cases(fold, splits, cases),
                                                    ending, save_probabilities) for fold in chosen}
-    # a training that goes on needs them no more, and its own earlier checkpoint may have been renamed since
-    start = read_start(pretrained_weights, encoder_weights) if NEW in states.values() else None
     for fold, state in states.items():
         if state != NEW and fold != "all":
             require_same_split(model / f"fold_{fold}", _validation_cases(fold, splits, cases), ending)
@@ -240,8 +242,6 @@ def _train(trainer: Any, continue_training: bool, only_validate: bool, start: St
     wait_for_all()  # what is set aside, another process may still read
     if rank() == 0:
         _set_aside(Path(trainer.output_folder), with_checkpoints=not resumed)
-        if trainer.fold != "all":
-            withdraw(Path(trainer.output_folder_base), trainer.do_split()[1])
         if not resumed:
             save_list(Path(trainer.output_folder), loaded)
     trainer.run_training()
