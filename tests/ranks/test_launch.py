@@ -120,8 +120,9 @@ class Command:
         arguments = ["7", "1", "-c", "3d_fullres", "-device", "cpu", "--iterations_per_epoch", "2", *flags]
         with self.out.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", *start, "ldseg_auto.cli.train", *arguments], cwd=ROOT, stdout=out,
-                stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                [sys.executable, *start, "ldseg_auto.cli.train", *arguments], cwd=ROOT, stdout=out,
+                stderr=subprocess.STDOUT, start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"})  # of the ranks too
 
     def wait_for(self, text, seconds=300):
         end = time.monotonic() + seconds
