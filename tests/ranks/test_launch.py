@@ -34,6 +34,22 @@ def test_of_several_failures_the_cause_is_told(capfd):
     assert "rank 0 speaks" in out and "rank 1 speaks" not in out and "Traceback" not in err
 
 
+@pytest.mark.slow
+def test_sigterm_ends_all_in_order(tmp_path):
+    """Ranks that are at work: the test of the whole command below may meet them while they start."""
+    with (tmp_path / "out.txt").open("w") as out:
+        process = subprocess.Popen([sys.executable, launch_work.__file__], cwd=ROOT, stdout=out, start_new_session=True,
+                                   stderr=subprocess.STDOUT,
+                                   env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])})
+    while "at work" not in (text := (tmp_path / "out.txt").read_text()):
+        assert process.poll() is None, text
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(ranks._SECONDS_TO_END + 60) == 128 + signal.SIGTERM
+    assert (tmp_path / "out.txt").read_text() == "at work\ninterrupted by SIGTERM. Do this.\n"
+    assert all_have_ended(process.pid)
+
+
 def failure(time, rank, reason, foreseen=None):
     return ranks._Failure(time, rank, reason, foreseen, f"traceback of {rank}")
 
@@ -140,9 +156,14 @@ class Command:
         return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
 
 
-def in_session(pid):
-    """What still runs of what the command has started."""
-    return subprocess.run(["ps", "-o", "pid=", "-s", str(pid)], capture_output=True, text=True).stdout.split()
+def all_have_ended(pid, seconds=20):
+    """Whether nothing runs any more that the command has started; multiprocessing's tracker ends a little after it."""
+    end = time.monotonic() + seconds
+    while subprocess.run(["ps", "-o", "pid=", "-s", str(pid)], capture_output=True, text=True).stdout.split():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @pytest.mark.slow
@@ -152,14 +173,14 @@ def test_the_command_is_ended_killed_continued_and_predicted_with(own_small_worl
     os.kill(command.process.pid, signal.SIGTERM)
     assert command.process.wait(120) == 128 + signal.SIGTERM
     assert command.text().count("interrupted by SIGTERM. Run the same command again") == 1
-    assert "Traceback" not in command.text() and not in_session(command.process.pid)
+    assert "Traceback" not in command.text() and all_have_ended(command.process.pid)
 
     command = Command(own_small_world, "-num_gpus", "2", "--epochs", "4")
     command.wait_for(": Epoch 2\n")
     os.kill(command.ranks()[1], signal.SIGKILL)
     assert command.process.wait(120) == 1
     assert "error: Of 2 processes that train together rank 1 by SIGKILL was killed" in command.text()
-    assert "Traceback" not in command.text() and not in_session(command.process.pid)
+    assert "Traceback" not in command.text() and all_have_ended(command.process.pid)
 
     command = Command(own_small_world, "-num_gpus", "2", "--epochs", "4", "--val_best")
     assert command.process.wait(600) == 0, command.text()
