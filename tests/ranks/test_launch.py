@@ -151,7 +151,7 @@ class Command:
 
     def ranks(self):
         """Their process ids: the command's children but for multiprocessing's tracker of resources."""
-        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True,
+        listed = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True,
                                 text=True)
         return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
 
