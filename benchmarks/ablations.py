@@ -128,6 +128,15 @@ class DecoderWithCondition(nn.Module):
         self._condition: torch.Tensor | None = None
         network.image_encoder.register_forward_hook(self._keep)
 
+    @property
+    def linear(self) -> nn.Module:
+        """Its parts, which start as principal components and as nothing."""
+        return self.decoder.linear
+
+    @property
+    def body(self) -> nn.Module:
+        return self.decoder.body
+
     def _keep(self, _: nn.Module, __: Any, features: list[torch.Tensor]) -> None:
         self._condition = features[0]
 

@@ -138,9 +138,10 @@ def prediction_bytes(config: LDSegConfig, patch: Sequence[int], images: int, num
         values = images * width * prod(grid_size(patch, stage))
         cast += 2 * cost.parameters if half else 0  # autocast keeps its copies of the weights
         encoder = max(encoder, value * (held + before + at_once * values) + cast)
-        held, before = held + (values if level >= config.latent_stage else 0.0), values
         if level >= config.latent_stage:
-            before = 0.0  # held anyway
+            held, before = held + values, 0.0
+        else:
+            before = values  # held until the next stage is done
     costs = network_cost(config, patch, num_inputs, num_heads)
     cast += 2 * costs["top_down"].parameters if half else 0
     if config.latent_stage < config.n_stages - 1:  # upsampled, beside its skip, convolved, norm

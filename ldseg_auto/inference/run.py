@@ -90,7 +90,7 @@ def predict_folder(input_folder: str, output_folder: str, dataset: str, *, confi
     plans, description = tables[first]
     second_stages = find_first_stages({model: table[0] for model, table in tables.items()}, folds, checkpoint_name,
                                       previous_stage_folder)
-    for stage in (stage for stage in second_stages.values() if stage is not None):
+    for stage in filter(None, second_stages.values()):
         _require_steps(steps, read_model(stage.model)[0], stage.model.name.split("__")[-1])
     cases = find_inputs(Path(input_folder), description)
     require_output_folder(Path(input_folder), Path(output_folder))
