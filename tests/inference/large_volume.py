@@ -2,8 +2,9 @@
 
     python tests/inference/large_volume.py FOLDER Z Y X [--then_rows Z] [--network stand-in | real] [--processes N]
 
-Prints JSON, a line a volume: for each phase its seconds and the peak of the memory of this process and its children
-(proportional set size, so that pages that they share count once), in MiB above what is there before the prediction.
+Prints JSON, a line a volume: for each phase its seconds and the peak of memory, in MiB above what is there before the
+prediction: with no other processes the peak that the kernel keeps, else that of samples of this process and its
+children (proportional set size, so that pages that they share count once).
 """
 
 import argparse
@@ -89,12 +90,36 @@ def write_volume(file: Path, shape) -> None:
     sitk.WriteImage(image, str(file))
 
 
-class PeakMemory(threading.Thread):
-    """Watches this process and its children."""
+class OwnPeak:
+    """Peak of this process's resident memory in each phase, kept by the kernel: no phase is too short for it."""
+
+    def __init__(self):
+        self.peaks = {}
+        self._start("before")
+
+    def _start(self, phase):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+        self._phase = phase
+
+    def enter(self, phase):
+        status = Path("/proc/self/status").read_text().splitlines()
+        self.peaks[self._phase], = (int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
+        self._start(phase)
+
+    def stop(self):
+        self.enter("after")
+
+
+class SampledPeak(threading.Thread):
+    """Peak of this process and its children in each phase, by samples."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.phase, self.peaks, self.running = "before", {"before": 0.0}, True
+        self.start()
+
+    def enter(self, phase):
+        self.phase = phase
 
     def run(self):
         while self.running:
@@ -102,6 +127,9 @@ class PeakMemory(threading.Thread):
             if phase == self.phase:
                 self.peaks[phase] = max(self.peaks.get(phase, 0), now)
             time.sleep(0.05)
+
+    def stop(self):
+        self.running = False
 
 
 def memory_mib() -> float:
@@ -157,24 +185,30 @@ def main() -> None:
 def measure(predictor: LDSegPredictor, arguments: argparse.Namespace, shape) -> dict:
     image = arguments.folder / "case_0000.mha"
     write_volume(image, shape)
-    before, watch, began = memory_mib(), PeakMemory(), {"preprocessing": time.monotonic()}
+    watch = SampledPeak() if arguments.processes else OwnPeak()
+    time.sleep(0.2)  # for a sample of what is there
+    began = {}
+
+    def announce(phase):
+        began[phase] = time.monotonic()
+        watch.enter(phase)
 
     def announced(phase, function):
         def entered(*values):
-            began[phase], watch.phase = time.monotonic(), phase
+            announce(phase)
             return function(*values)
         return entered
 
     cases._predict = announced("prediction", cases._predict)
     cases._export_of = announced("writing", cases._export_of)
-    watch.phase = "preprocessing"
-    watch.start()
+    announce("preprocessing")
     failures = cases.predict_cases(predictor, {arguments.folder / "case": [str(image)]}, False, arguments.processes,
                                    arguments.processes)
-    began["end"], watch.running = time.monotonic(), False
+    began["end"] = time.monotonic()
+    watch.stop()
     if failures:
         sys.exit(str(failures))
-    times, phases = list(began.values()), [name for name in began if name != "end"]
+    times, phases, before = list(began.values()), [name for name in began if name != "end"], watch.peaks["before"]
     return {"voxels": prod(shape), "before_mib": round(before), **{
         name: {"seconds": round(times[i + 1] - times[i], 1), "mib": round(watch.peaks[name] - before)}
         for i, name in enumerate(phases)}}
