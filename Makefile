@@ -28,7 +28,7 @@ benchmark-quick: .venv/installed-benchmark
 	$(BIN)/python benchmarks/figures.py
 
 benchmark-full: .venv/installed-benchmark
-	$(BIN)/python benchmarks/cost.py $(BENCHMARK_DATASET) --image_steps 50 1000 --sizes 32 64 128 256
+	$(BIN)/python benchmarks/cost.py $(BENCHMARK_DATASET) --image_steps 50 1000 --sizes 32 64 128 256 --patches 128
 	$(BIN)/python benchmarks/shares.py $(BENCHMARK_DATASET)
 	$(BIN)/python benchmarks/training_cost.py $(BENCHMARK_DATASET)
 	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 5 10 20 \

@@ -1,6 +1,6 @@
 """Seconds and peak memory of predicting one case: our operating points, nnU-Net, and diffusion in image space.
 
-    python benchmarks/cost.py Dataset004_Hippocampus [--threads 1] [--sizes 40 64 128]
+    python benchmarks/cost.py Dataset004_Hippocampus [--threads 1] [--sizes 40 64 128] [--patches 128]
 
 Needs both plans in nnUNet_preprocessed, no training: weights do not change what a pass costs. Every measurement has a
 process of its own; memory is what its peak adds to what it held with the model loaded, without the result itself. Same
@@ -14,6 +14,7 @@ import json
 import os
 import resource
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -33,8 +34,8 @@ from ldseg_auto.precision import VARIABLE
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: a side on a cube of `size` voxels an axis (None: one patch of nnU-Net's); `bits` None: 32 for
-    nnU-Net, for ours what the CPU is quicker with."""
+    """What is measured: a side on a cube of `size` voxels an axis (None: one patch of nnU-Net's), in tiles of `patch`
+    voxels an axis (None: nnU-Net's patch); `bits` None: 32 for nnU-Net, for ours what the CPU is quicker with."""
 
     name: str
     side: str
@@ -43,11 +44,12 @@ class Work:
     mirroring: bool = False
     image_space: bool = False
     size: int | None = None
+    patch: int | None = None
     bits: int | None = None
     repeats: int = 3
 
 
-def works(sizes: list[int], image_steps: list[int]) -> list[Work]:
+def works(sizes: list[int], patches: list[int], image_steps: list[int]) -> list[Work]:
     found = []
     for mirroring in (False, True):
         suffix = ", mirroring" * mirroring
@@ -64,6 +66,10 @@ def works(sizes: list[int], image_steps: list[int]) -> list[Work]:
         found += [Work(f"nnU-Net, {size}^3", "nnunet", size=size, repeats=1),
                   Work(f"ours 1 x 1, {size}^3", "ldseg", size=size, repeats=1),
                   Work(f"ours 5 x 2, {size}^3", "ldseg", 5, 2, size=size, repeats=1)]
+    for patch in patches:
+        found += [Work(f"nnU-Net, a tile of {patch}^3", "nnunet", size=patch, patch=patch, repeats=1),
+                  Work(f"ours 1 x 1, a tile of {patch}^3", "ldseg", size=patch, patch=patch, repeats=1),
+                  Work(f"ours 16 x 2, a tile of {patch}^3", "ldseg", 16, 2, size=patch, patch=patch, repeats=1)]
     return found
 
 
@@ -103,9 +109,11 @@ def _predictor(work: Work, dataset: str) -> tuple[Any, int, tuple[int, ...]]:
     predictor = (LDSegPredictor(**common, samples=work.samples, steps=work.steps) if side.is_ours
                  else nnUNetPredictor(**common))
     patch = tuple(PlansManager(load_plans(dataset, SIDES["nnunet"].plans)).get_configuration("3d_fullres").patch_size)
-    if work.size is None:
-        configuration.configuration["patch_size"] = list(patch)  # the same tile for both
-    predictor.manual_initialization(network, plans_manager, configuration, [network.state_dict()], description,
+    if work.patch is not None:
+        patch = (work.patch,) * len(patch)
+    configuration.configuration["patch_size"] = list(patch)  # the same tiles for both
+    weights = deepcopy(network.state_dict())  # a fold's weights lie beside the network's, as after loading them
+    predictor.manual_initialization(network, plans_manager, configuration, [weights], description,
                                     side.trainer.__name__, tuple(range(len(patch))))
     return predictor, inputs, patch
 
@@ -126,9 +134,8 @@ def report(found: list[dict[str, Any]]) -> str:
     seconds = {row["name"]: row["seconds"] for row in found}
     rows = []
     for row in found:
-        size = f", {row['size']}^3" if row["size"] else ""
-        mirroring = ", mirroring" * row["mirroring"]
-        reference = next(r for r in found if r["name"] == f"nnU-Net{size}{mirroring}")  # in 32 bits, as it is
+        reference = next(r for r in found if r["side"] == "nnunet" and r["bits"] is None and not r["image_space"]
+                         and all(r[key] == row[key] for key in ("size", "patch", "mirroring")))
         rows.append([row["name"], f"{row['seconds']:.3f}", f"{row['seconds'] / seconds[reference['name']]:.2f}",
                      f"{row['memory_gb']:.3f}", f"{row['memory_gb'] / max(reference['memory_gb'], 1e-3):.2f}"])
     return table(["prediction", "s", "of nnU-Net's", "peak, GB", "of nnU-Net's"], rows)
@@ -139,9 +146,10 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--sizes", type=int, nargs="*", default=[], help="voxels an axis of growing volumes")
     arguments.add_argument("--image_steps", type=int, nargs="*", default=[50], help="steps of diffusion in image space")
+    arguments.add_argument("--patches", type=int, nargs="*", default=[], help="voxels an axis of larger tiles")
     options = arguments.parse_args()
     found = []
-    for work in works(options.sizes, options.image_steps):
+    for work in works(options.sizes, options.patches, options.image_steps):
         row = asdict(work) | in_own_process(measure, work, options.dataset, options.threads)
         found.append(row)
         print(f"{row['name']}: {row['seconds']:.3f} s, {row['memory_gb']:.3f} GB", flush=True)

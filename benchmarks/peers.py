@@ -150,6 +150,28 @@ class nnUNetTrainerAdamWNoSkipsNoNoise16Bits(_WithoutNoise, nnUNetTrainerAdamWNo
     """The U-Net without skip connections and without noise in its augmentation."""
 
 
+class _StrongNoise:
+    """nnU-Net's augmentation with Gaussian noise up to the image's own strength in a fifth of the samples; nnU-Net's
+    goes to a standard deviation of .1 in a tenth of them."""
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:
+        composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        for step in composed.transforms:
+            if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):
+                step.transform.noise_variance = (0.0, 1.0)  # a standard deviation in spite of its name
+                step.apply_probability = 0.2
+        return composed
+
+
+class LDSegTrainerStrongNoise(_StrongNoise, LDSegTrainer):
+    """LDSegTrainer prepared for noisy images."""
+
+
+class nnUNetTrainerAdamWStrongNoise16Bits(_StrongNoise, nnUNetTrainerAdamW16Bits):  # noqa: N801, nnU-Net's way
+    """nnU-Net's network prepared for noisy images."""
+
+
 @dataclass(frozen=True)
 class Side:
     """A trainer and the plans it is trained by."""
@@ -183,6 +205,7 @@ SIDES = {
     "ldseg-at-T": Side(LDSegTrainerAtT, OURS),
     "ldseg-paper": Side(LDSegTrainerPaper, OURS),
     "ldseg-no-noise": Side(LDSegTrainerNoNoise, OURS),
+    "ldseg-strong-noise": Side(LDSegTrainerStrongNoise, OURS),
     "nnunet": Side(nnUNetTrainerWithinBudget, NNUNET),
     "nnunet-16": Side(nnUNetTrainer16Bits, NNUNET),
     "nnunet-adamw": Side(nnUNetTrainerAdamWWithinBudget, NNUNET),
@@ -190,6 +213,7 @@ SIDES = {
     "nnunet-no-skips-16": Side(nnUNetTrainerAdamWNoSkips16Bits, NNUNET),
     "nnunet-no-noise-16": Side(nnUNetTrainerAdamWNoNoise16Bits, NNUNET),
     "nnunet-no-skips-no-noise-16": Side(nnUNetTrainerAdamWNoSkipsNoNoise16Bits, NNUNET),
+    "nnunet-strong-noise-16": Side(nnUNetTrainerAdamWStrongNoise16Bits, NNUNET),
     "resenc-m": Side(nnUNetTrainerWithinBudget, RESENC),
     "resenc-m-adamw-16": Side(nnUNetTrainerAdamW16Bits, RESENC),
 }

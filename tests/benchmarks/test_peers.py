@@ -47,6 +47,18 @@ def test_without_noise_nothing_else_is_gone():
         type(getattr(t, "transform", t)) for t in whole if t not in noisy]
 
 
+@pytest.mark.parametrize("side", ["ldseg-strong-noise", "nnunet-strong-noise-16"])
+def test_strong_noise_reaches_a_fifth_of_the_images(side):
+    torch.manual_seed(0)
+    steps = SIDES[side].trainer.get_training_transforms([24, 24, 24], (-0.1, 0.1), None, (0,), False).transforms
+    whole = nnUNetTrainer.get_training_transforms([24, 24, 24], (-0.1, 0.1), None, (0,), False).transforms
+    assert [type(getattr(t, "transform", t)) for t in steps] == [type(getattr(t, "transform", t)) for t in whole]
+    noise, = [t for t in steps if isinstance(getattr(t, "transform", None), GaussianNoiseTransform)]
+    found = torch.stack([noise(image=torch.zeros(1, 24, 24, 24))["image"].std() for _ in range(500)])
+    assert 0.15 < (found > 0).float().mean() < 0.25
+    assert 0.4 < found[found > 0].mean() < 0.6 and 0.9 < found.max() < 1.05
+
+
 def test_names_of_models_are_told_apart():
     folders = [side.folder for side in SIDES.values()]
     assert len(set(folders)) == len(folders)
