@@ -4,12 +4,12 @@
 
 Needs nnU-Net's three environment variables and the plans of the sides that are asked for: ldseg_plan_and_preprocess
 -d ID for ours, nnUNetv2_plan_and_preprocess -d ID -c 3d_fullres for nnU-Net's, with -pl nnUNetPlannerResEncM too for
-resenc-m. nnU-Net's augmentation for all, learning rates annealed to the budget. Each training runs in a process of its
-own, one after the other; models lie in nnUNet_results/benchmarks/MINUTESmin, and one that is there is neither trained
-nor predicted with again: calls of some sides each, then one of all, make one table. Every validation case is predicted
-from nnUNet_raw at several operating points. With one thread and `--clock processor` the minutes are those that the
-training had a core, whatever else the machine does. Writes benchmarks/results/accuracy_*.json after every training, and
-the section of RESULTS.md.
+resenc-m, which is trained with the batch of nnU-Net's plans (its own is a GPU's). nnU-Net's augmentation for all,
+learning rates annealed to the budget. Each training runs in a process of its own, one after the other; models lie in
+nnUNet_results/benchmarks/MINUTESmin, and one that is there is neither trained nor predicted with again: calls of some
+sides each, then one of all, make one table. Every validation case is predicted from nnUNet_raw at several operating
+points. With one thread and `--clock processor` the minutes are those that the training had a core, whatever else the
+machine does. Writes benchmarks/results/accuracy_*.json after every training, and the section of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ def train(side: str, dataset: str, fold: int, options: argparse.Namespace, minut
     budget.monotonic = clock = CLOCKS[options.clock]
     torch.set_num_threads(options.threads)
     plans = load_plans(dataset, SIDES[side].plans) | {"continue_training": False}
+    if SIDES[side].batch_of is not None:
+        batch = load_plans(dataset, SIDES[side].batch_of)["configurations"]["3d_fullres"]["batch_size"]
+        plans["configurations"]["3d_fullres"]["batch_size"] = batch
     description = json.loads((Path(os.environ["nnUNet_preprocessed"]) / dataset / "dataset.json").read_text())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer: Any = SIDES[side].trainer(plans, "3d_fullres", fold, description, device)

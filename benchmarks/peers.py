@@ -174,10 +174,11 @@ class nnUNetTrainerAdamWStrongNoise16Bits(_StrongNoise, nnUNetTrainerAdamW16Bits
 
 @dataclass(frozen=True)
 class Side:
-    """A trainer and the plans it is trained by."""
+    """A trainer and the plans it is trained by; `batch_of`: other plans whose batch it takes."""
 
     trainer: type[nnUNetTrainer]
     plans: str
+    batch_of: str | None = None
 
     @property
     def folder(self) -> str:
@@ -214,6 +215,6 @@ SIDES = {
     "nnunet-no-noise-16": Side(nnUNetTrainerAdamWNoNoise16Bits, NNUNET),
     "nnunet-no-skips-no-noise-16": Side(nnUNetTrainerAdamWNoSkipsNoNoise16Bits, NNUNET),
     "nnunet-strong-noise-16": Side(nnUNetTrainerAdamWStrongNoise16Bits, NNUNET),
-    "resenc-m": Side(nnUNetTrainerWithinBudget, RESENC),
-    "resenc-m-adamw-16": Side(nnUNetTrainerAdamW16Bits, RESENC),
+    "resenc-m": Side(nnUNetTrainerWithinBudget, RESENC, batch_of=NNUNET),  # its own is planned for a GPU
+    "resenc-m-adamw-16": Side(nnUNetTrainerAdamW16Bits, RESENC, batch_of=NNUNET),
 }
