@@ -135,31 +135,30 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def report(results: list[dict[str, Any]]) -> str:
-    """A row for every operating point; the difference is to `ldseg`'s default point in the same fold and budget."""
+    """A row for every operating point; the difference is to the first side's default point, same fold and budget."""
     rows = []
     for result in results:
-        ours = next((r for r in results if r["side"] == "ldseg" and r["fold"] == result["fold"]
-                     and r["minutes"] == result["minutes"]), None)
+        first = next(r for r in results if all(r[key] == result[key] for key in ("fold", "minutes")))
         for point, found in result["points"].items():
             table_of_dice = np.array(found["dice"])
             classes = " ".join(f"{value:.3f}" for value in np.nanmean(table_of_dice, 0))
             rows.append([str(result["fold"]), f"{result['minutes']:g}", result["side"], point,
                          f"{result['iterations']} x {result['batch_size']}",
                          f"{np.nanmean(np.nanmean(table_of_dice, 0)):.4f}", classes,
-                         f"{np.mean(found['seconds']):.3f}", _against(ours, result, point)])
+                         f"{np.mean(found['seconds']):.3f}", _against(first, result, point)])
     return table(["fold", "minutes", "side", "prediction", "iterations x batch", "Dice", "per class", "s a case",
-                  "less ldseg, 95 % interval, Wilcoxon p per class"], rows)
+                  "less the first side, 95 % interval, Wilcoxon p per class"], rows)
 
 
-def _against(ours: dict[str, Any] | None, result: dict[str, Any], point: str) -> str:
-    if ours is None or (result is ours and point == default_point("ldseg")):
+def _against(first: dict[str, Any], result: dict[str, Any], point: str) -> str:
+    if result is first and point == default_point(first["side"]):
         return ""
-    first = np.array(result["points"][point]["dice"])
-    second = np.array(ours["points"][default_point("ldseg")]["dice"])
-    interval = bootstrap_interval(first - second)
-    tests = [paired_wilcoxon(a, b).p_value for a, b in zip(first.T, second.T, strict=True)]
+    dice, reference = (np.array(r["points"][p]["dice"]) for r, p in (
+        (result, point), (first, default_point(first["side"]))))
+    interval = bootstrap_interval(dice - reference)
+    tests = [paired_wilcoxon(a, b).p_value for a, b in zip(dice.T, reference.T, strict=True)]
     ends = "" if interval is None else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    return f"{np.nanmean(first - second):+.4f}{ends}; " + " ".join(f"{p:.2g}" for p in tests)
+    return f"{np.nanmean(dice - reference):+.4f}{ends}; " + " ".join(f"{p:.2g}" for p in tests)
 
 
 def report_signs(results: list[dict[str, Any]]) -> str:

@@ -21,6 +21,8 @@ from peers import SIDES
 from record import conditions, parser, table, under, write_json, write_section
 from tqdm import tqdm
 
+from ldseg_auto.evaluation.statistics import bootstrap_interval
+
 
 def images(dataset: str, cases: list[str], plans_manager: PlansManager, ending: str) -> list[tuple[Any, ...]]:
     """(image, properties, truth) of each case, read from nnUNet_raw."""
@@ -34,13 +36,13 @@ def images(dataset: str, cases: list[str], plans_manager: PlansManager, ending: 
     return read
 
 
-def measure(model: Model, data: list[tuple[Any, ...]], labels: list[int],
+def measure(model: Any, data: list[tuple[Any, ...]], labels: list[int], corruptions: list[str],
             progress: tqdm) -> dict[str, list[list[float]]]:
     """Corruption -> of each severity, each case's mean Dice over classes."""
     found = {}
     clean = [np.nanmean(dice_per_class(model.predict(image, properties).segmentation, truth, labels))
              for image, properties, truth in data]
-    for name in CORRUPTIONS:
+    for name in corruptions:
         rows = [list(map(float, clean))]
         for severity in SEVERITIES[1:]:
             rows.append([])
@@ -53,13 +55,20 @@ def measure(model: Model, data: list[tuple[Any, ...]], labels: list[int],
 
 
 def report(results: dict[str, dict[str, list[list[float]]]]) -> str:
+    """A row for every corruption and side; its loss is compared with the first side's, case by case."""
     rows = []
-    for name in CORRUPTIONS:
+    for name in next(iter(results.values())):
+        losses = {side: np.subtract(found[name][0], found[name][3]) for side, found in results.items()}
+        first = next(iter(losses.values()))
         for side, found in results.items():
             means = [float(np.mean(row)) for row in found[name]]
-            rows.append([name, side, *(f"{mean:.3f}" for mean in means), f"{means[0] - means[3]:.3f}",
+            interval = bootstrap_interval(losses[side] - first)
+            less = "" if losses[side] is first or interval is None else (
+                f"{np.mean(losses[side] - first):+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]")
+            rows.append([name, side, *(f"{mean:.3f}" for mean in means), f"{means[0] - means[3]:.3f}", less,
                          f"{area_under(means):.3f}"])
-    return table(["corruption", "side", *(f"severity {s}" for s in SEVERITIES), "loss at 3", "area"], rows)
+    return table(["corruption", "side", *(f"severity {s}" for s in SEVERITIES), "loss at 3",
+                  "less the first side's, 95 %", "area"], rows)
 
 
 def main() -> None:
@@ -69,22 +78,24 @@ def main() -> None:
                            default=["ldseg", "nnunet-adamw-16", "nnunet-no-skips-16"])
     arguments.add_argument("--fold", type=int, default=0)
     arguments.add_argument("--cases", type=int, default=20, help="the first of the fold's validation cases")
+    arguments.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS))
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     results = results_of(options.minutes, Path(os.environ["nnUNet_results"]))
     cases = validation_cases(options.dataset, options.fold)[:options.cases]
     found: dict[str, Any] = {}
-    with tqdm(total=len(options.sides) * len(CORRUPTIONS) * (len(SEVERITIES) - 1) * len(cases)) as progress:
+    with tqdm(total=len(options.sides) * len(options.corruptions) * (len(SEVERITIES) - 1) * len(cases)) as progress:
         for side in options.sides:
             model = Model(side, options.dataset, options.fold, results)
             p = model.predictor
             data = images(options.dataset, cases, p.plans_manager, p.dataset_json["file_ending"])
-            found[side] = measure(model, data, list(p.label_manager.foreground_labels), progress)
+            found[side] = measure(model, data, list(p.label_manager.foreground_labels),
+                                  options.corruptions, progress)
     context = conditions(options.threads)
-    name = f"robustness_{options.dataset}_{options.minutes:g}min_{'_'.join(options.sides)}"
+    name = f"robustness_{options.dataset}_{options.minutes:g}min_{len(cases)}cases_{'_'.join(options.sides)}"
     write_json(name, {**context, "cases": cases, "dice": found})
-    write_section(f"robustness {options.minutes:g} {' '.join(options.sides)}",
+    write_section(name,
                   f"{len(cases)} cases of fold {options.fold}, {options.minutes:g} minutes of training for each:\n\n"
                   f"{report(found)}\n\n{under(context)}")
     print(report(found))

@@ -6,11 +6,14 @@ import json
 
 import figures
 import matplotlib.image
+import numpy as np
 import pytest
 import robustness
 import training_cost
 from accuracy import report_signs
 from corruptions import CORRUPTIONS, SEVERITIES
+from models import Prediction
+from tqdm import tqdm
 
 
 def losing(by: float, cases: int = 3) -> dict[str, list[list[float]]]:
@@ -21,7 +24,22 @@ def losing(by: float, cases: int = 3) -> dict[str, list[list[float]]]:
 def test_robustness_has_loss_and_area_of_every_side():
     lines = robustness.report({"ldseg": losing(0.01), "nnunet": losing(0.1)}).splitlines()
     assert len(lines) == 2 + 2 * len(CORRUPTIONS)
-    assert lines[2].endswith("| 0.030 | 0.880 |") and lines[3].endswith("| 0.300 | 0.700 |")
+    assert lines[2].endswith("| 0.030 |  | 0.880 |")
+    assert lines[3].endswith("| 0.300 | +0.270 [+0.270, +0.270] | 0.700 |")
+
+
+def test_only_the_corruptions_that_are_asked_for_are_measured():
+    class Perfect:
+        def predict(self, image, properties):
+            return Prediction((image[0] > 0).astype(np.uint8), 0.1)
+
+    image = np.where(np.arange(512).reshape(1, 8, 8, 8) % 2, 1.0, -1.0).astype(np.float32)
+    with tqdm(disable=True) as progress:
+        found = robustness.measure(Perfect(), [(image, {}, (image[0] > 0).astype(np.uint8))], [1],
+                                   ["Gaussian noise", "blur"], progress)
+    assert list(found) == ["Gaussian noise", "blur"]
+    clean, *noisy = [row[0] for row in found["Gaussian noise"]]
+    assert clean == 1 and noisy == sorted(noisy, reverse=True) and noisy[-1] < 0.9
 
 
 def test_training_cost_has_the_loaders_share():
