@@ -23,8 +23,8 @@ benchmark-quick: .venv/installed-benchmark
 	$(BIN)/python benchmarks/cost.py $(BENCHMARK_DATASET) --image_steps 10
 	$(BIN)/python benchmarks/shares.py $(BENCHMARK_DATASET) --samples 5
 	$(BIN)/python benchmarks/training_cost.py $(BENCHMARK_DATASET) --iterations 5 --workers 0
-	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw-16
-	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) --minutes 3 --sides ldseg nnunet-adamw-16 --cases 2
+	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 2 --sides ldseg nnunet-adamw-16
+	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) --minutes 2 --sides ldseg nnunet-adamw-16 --cases 2
 	$(BIN)/python benchmarks/figures.py
 
 benchmark-full: .venv/installed-benchmark

@@ -3,9 +3,11 @@
     python benchmarks/cost.py Dataset004_Hippocampus [--threads 1] [--sizes 40 64 128] [--patches 128]
 
 Needs both plans in nnUNet_preprocessed, no training: weights do not change what a pass costs. Every measurement has a
-process of its own; memory is what its peak adds to what it held with the model loaded, without the result itself. Same
-tiles, batch 1, the same mirroring on both sides. "Image space" is nnU-Net's U-Net, which takes the noisy labels beside
-the image in every step, without mirroring. Writes benchmarks/results/cost_*.json and the section of RESULTS.md.
+process of its own; memory is what its peak adds to what it held with the model and the image loaded. nnU-Net returns
+logits, ours writes probabilities to a file by rows, as the two commands do. Same tiles, batch 1, the same mirroring on
+both sides. "Image space" is nnU-Net's U-Net, which takes the noisy labels beside the image in every step, without
+mirroring. `--sides` measures one side anew and keeps the other's rows of an earlier call. Writes
+benchmarks/results/cost_*.json and the section of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import resource
+import tempfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -25,10 +29,11 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from peers import SIDES, in_16_bits
-from record import conditions, in_own_process, parser, table, under, write_json, write_section
+from record import HERE, conditions, in_own_process, parser, table, under, write_json, write_section
 
 from ldseg_auto.folders import load_plans
 from ldseg_auto.inference.predictor import LDSegPredictor
+from ldseg_auto.inference.volumes import VolumeOnDisk
 from ldseg_auto.precision import VARIABLE
 
 
@@ -82,8 +87,7 @@ def measure(work: Work, dataset: str, threads: int) -> dict[str, float]:
     precision = in_16_bits if work.side != "ldseg" and work.bits == 16 else nullcontext
     predictor, inputs, patch = _predictor(work, dataset)
     image = torch.randn(inputs, *(patch if work.size is None else [work.size] * len(patch)))
-    run = (lambda: _image_space(predictor, image, work.steps)) if work.image_space else (
-        lambda: predictor.predict_logits_from_preprocessed_data(image))
+    run = _prediction(work, predictor, image)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
     for _ in range(work.repeats + (work.repeats > 1)):  # where there are several, the first one is a warm-up
@@ -93,6 +97,20 @@ def measure(work: Work, dataset: str, threads: int) -> dict[str, float]:
         seconds.append(perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"seconds": median(seconds[-work.repeats:]), "memory_gb": peak * 1024 / 1e9}
+
+
+def _prediction(work: Work, predictor: Any, image: torch.Tensor) -> Callable[[], Any]:
+    if work.image_space:
+        return lambda: _image_space(predictor, image, work.steps)
+    if not SIDES[work.side].is_ours:
+        return lambda: predictor.predict_logits_from_preprocessed_data(image)
+
+    def to_file() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            shape = predictor.shape_of_prediction(tuple(image.shape))
+            predictor.predict_to(image, VolumeOnDisk.create(Path(folder) / "prediction", shape))
+
+    return to_file
 
 
 def _predictor(work: Work, dataset: str) -> tuple[Any, int, tuple[int, ...]]:
@@ -130,6 +148,15 @@ def _image_space(predictor: nnUNetPredictor, image: torch.Tensor, steps: int) ->
     return z
 
 
+def earlier_row(file: Path, work: Work) -> dict[str, Any]:
+    """What an earlier call found of the same work."""
+    rows = json.loads(file.read_text())["results"] if file.is_file() else []
+    for row in rows:
+        if all(row[key] == value for key, value in asdict(work).items()):
+            return dict(row)
+    raise SystemExit(f"{file} has no row of {work.name!r}. Measure its side too: --sides {work.side}.")
+
+
 def report(found: list[dict[str, Any]]) -> str:
     seconds = {row["name"]: row["seconds"] for row in found}
     rows = []
@@ -147,14 +174,17 @@ def main() -> None:
     arguments.add_argument("--sizes", type=int, nargs="*", default=[], help="voxels an axis of growing volumes")
     arguments.add_argument("--image_steps", type=int, nargs="*", default=[50], help="steps of diffusion in image space")
     arguments.add_argument("--patches", type=int, nargs="*", default=[], help="voxels an axis of larger tiles")
+    arguments.add_argument("--sides", nargs="+", choices=("nnunet", "ldseg"), default=["nnunet", "ldseg"])
     options = arguments.parse_args()
+    name = f"cost_{options.dataset}_{options.threads}threads"
     found = []
     for work in works(options.sizes, options.patches, options.image_steps):
-        row = asdict(work) | in_own_process(measure, work, options.dataset, options.threads)
+        row = (asdict(work) | in_own_process(measure, work, options.dataset, options.threads)
+               if work.side in options.sides else earlier_row(HERE / "results" / f"{name}.json", work))
         found.append(row)
         print(f"{row['name']}: {row['seconds']:.3f} s, {row['memory_gb']:.3f} GB", flush=True)
     context = conditions(options.threads)
-    write_json(f"cost_{options.dataset}_{options.threads}threads", {**context, "results": found})
+    write_json(name, {**context, "results": found})
     write_section(f"cost {options.dataset} {options.threads}", f"{report(found)}\n\n{under(context)}")
     print(report(found))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import figures
 import matplotlib.image
@@ -12,6 +13,8 @@ import robustness
 import training_cost
 from accuracy import report_signs
 from corruptions import CORRUPTIONS, SEVERITIES
+from cost import Work, earlier_row
+from cost import report as cost_report
 from models import Prediction
 from tqdm import tqdm
 
@@ -54,6 +57,26 @@ def test_signs_of_the_sides_that_have_them():
     rows = [{"side": "ldseg", "fold": 0, "minutes": 5.0, "signs": signs}, {"side": "nnunet", "fold": 0, "minutes": 5.0}]
     assert len(report_signs(rows).splitlines()) == 3
     assert report_signs(rows[1:]) == ""
+
+
+def test_rows_of_a_side_that_is_not_measured_are_an_earlier_calls(tmp_path):
+    file, work = tmp_path / "cost.json", Work("nnU-Net, 64^3", "nnunet", size=64, repeats=1)
+    with pytest.raises(SystemExit, match="--sides nnunet"):
+        earlier_row(file, work)
+    row = asdict(work) | {"seconds": 1.0, "memory_gb": 0.1}
+    file.write_text(json.dumps({"results": [row | {"size": 32}, row]}))
+    assert earlier_row(file, work) == row
+
+
+def test_costs_are_compared_with_nnunets_of_the_same_work():
+    def row(work, seconds):
+        return asdict(work) | {"seconds": seconds, "memory_gb": seconds / 10}
+
+    lines = cost_report([
+        row(Work("nnU-Net", "nnunet"), 4.0), row(Work("nnU-Net, mirroring", "nnunet", mirroring=True), 32.0),
+        row(Work("nnU-Net in 16 bits", "nnunet", bits=16), 2.0), row(Work("ours", "ldseg"), 1.0),
+        row(Work("ours, mirroring", "ldseg", mirroring=True), 4.0)]).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["1.00", "1.00", "0.50", "0.25", "0.12"]
 
 
 @pytest.mark.parametrize("kind, content", [
