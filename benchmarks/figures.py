@@ -19,20 +19,25 @@ HERE = Path(__file__).resolve().parent
 
 
 def accuracy(content: dict[str, Any], file: Path) -> None:
-    """Dice over training minutes (the default prediction of each side), and over seconds of prediction."""
-    figure, (over_time, over_seconds) = pyplot.subplots(1, 2, figsize=(12, 5))
+    """Dice over seconds of prediction and, of several budgets, over training minutes (each side's first prediction)."""
     results = content["results"]
+    has_curve = len({row["minutes"] for row in results}) > 1
+    figure, axes = pyplot.subplots(1, 1 + has_curve, figsize=(6 + 6 * has_curve, 5), squeeze=False)
+    over_seconds, over_time = axes[0, 0], axes[0, -1]
     for side in dict.fromkeys(row["side"] for row in results):
         rows = [row for row in results if row["side"] == side]
         minutes = sorted({row["minutes"] for row in rows})
         first = list(rows[0]["points"])[0]
-        over_time.plot(minutes, [np.mean([_dice(row["points"][first]) for row in rows if row["minutes"] == m])
-                                 for m in minutes], "o-", label=f"{side}, {first}")
+        if has_curve:
+            over_time.plot(minutes, [np.mean([_dice(row["points"][first]) for row in rows if row["minutes"] == m])
+                                     for m in minutes], "o-", label=f"{side}, {first}")
         longest = [row for row in rows if row["minutes"] == minutes[-1]]
         points = longest[0]["points"]
         over_seconds.plot([np.mean([np.mean(row["points"][p]["seconds"]) for row in longest]) for p in points],
                           [np.mean([_dice(row["points"][p]) for row in longest]) for p in points], "o-", label=side)
-    over_time.set(xlabel="training, minutes", ylabel="Dice")
+    if has_curve:
+        over_time.set(xlabel="training, minutes", ylabel="Dice")
+        over_time.legend(fontsize="small")
     over_seconds.set(xlabel="prediction, seconds a case", ylabel="Dice", xscale="log")
     _save(figure, file)
 
@@ -40,7 +45,12 @@ def accuracy(content: dict[str, Any], file: Path) -> None:
 def robustness(content: dict[str, Any], file: Path) -> None:
     """Dice over severity, a panel for each corruption."""
     names = list(next(iter(content["dice"].values())))
-    figure, axes = pyplot.subplots(2, -(-len(names) // 2), figsize=(16, 7), sharey=True, squeeze=False)
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(2 + 3.5 * columns, 1 + 3.5 * rows), sharey=True,
+                                   squeeze=False)
+    for unused in axes.flat[len(names):]:
+        unused.remove()
     for axis, name in zip(axes.flat, names, strict=False):
         for side, found in content["dice"].items():
             axis.plot([np.mean(row) for row in found[name]], "o-", label=side)

@@ -83,7 +83,10 @@ def test_costs_are_compared_with_nnunets_of_the_same_work():
     ("accuracy", {"results": [{"side": "ldseg", "minutes": minutes, "fold": 0, "points": {
         "1 x 1": {"dice": [[0.8, float("nan")]], "seconds": [0.1]}, "5 x 2": {"dice": [[0.8, 0.7]], "seconds": [0.3]}}}
         for minutes in (5.0, 20.0)]}),
+    ("accuracy", {"results": [{"side": "ldseg", "minutes": 5.0, "fold": 0, "points": {
+        "1 x 1": {"dice": [[0.8, 0.7]], "seconds": [0.1]}}}]}),
     ("robustness", {"dice": {"ldseg": losing(0.01)}}),
+    ("robustness", {"dice": {"ldseg": {"blur": losing(0.01)["blur"]}}}),
     ("cost", {"results": [{"name": "ours 1 x 1", "seconds": 0.1, "memory_gb": 0.2}]})])
 def test_every_result_has_a_figure(tmp_path, monkeypatch, kind, content):
     monkeypatch.setattr(figures, "HERE", tmp_path)
