@@ -158,12 +158,11 @@ def earlier_row(file: Path, work: Work) -> dict[str, Any]:
 
 
 def report(found: list[dict[str, Any]]) -> str:
-    seconds = {row["name"]: row["seconds"] for row in found}
     rows = []
     for row in found:
         reference = next(r for r in found if r["side"] == "nnunet" and r["bits"] is None and not r["image_space"]
                          and all(r[key] == row[key] for key in ("size", "patch", "mirroring")))
-        rows.append([row["name"], f"{row['seconds']:.3f}", f"{row['seconds'] / seconds[reference['name']]:.2f}",
+        rows.append([row["name"], f"{row['seconds']:.3f}", f"{row['seconds'] / reference['seconds']:.2f}",
                      f"{row['memory_gb']:.3f}", f"{row['memory_gb'] / max(reference['memory_gb'], 1e-3):.2f}"])
     return table(["prediction", "s", "of nnU-Net's", "peak, GB", "of nnU-Net's"], rows)
 

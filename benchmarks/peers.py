@@ -128,14 +128,17 @@ class LDSegTrainerAtT(LDSegTrainer):
     recycled_share = 0.0
 
 
+def _is_noise(step: BasicTransform) -> bool:
+    return isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform)
+
+
 class _WithoutNoise:
     """nnU-Net's augmentation less its Gaussian noise."""
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:
         composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
-        return ComposeTransforms([t for t in composed.transforms if not (
-            isinstance(t, RandomTransform) and isinstance(t.transform, GaussianNoiseTransform))])
+        return ComposeTransforms([step for step in composed.transforms if not _is_noise(step)])
 
 
 class LDSegTrainerNoNoise(_WithoutNoise, LDSegTrainer):
@@ -158,7 +161,7 @@ class _StrongNoise:
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:
         composed = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         for step in composed.transforms:
-            if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):
+            if _is_noise(step):
                 step.transform.noise_variance = (0.0, 1.0)  # a standard deviation in spite of its name
                 step.apply_probability = 0.2
         return composed

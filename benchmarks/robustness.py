@@ -36,7 +36,7 @@ def images(dataset: str, cases: list[str], plans_manager: PlansManager, ending: 
     return read
 
 
-def measure(model: Any, data: list[tuple[Any, ...]], labels: list[int], corruptions: list[str],
+def measure(model: Model, data: list[tuple[Any, ...]], labels: list[int], corruptions: list[str],
             progress: tqdm) -> dict[str, list[list[float]]]:
     """Corruption -> of each severity, each case's mean Dice over classes."""
     found = {}
