@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from peers import TargetDetached
 from record import conditions, parser, table, under, write_json, write_section
 from torch import nn
 
 from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
 
 _EPOCHS = 10  # where iterations are counted
-
 
 
 @dataclass(frozen=True)
@@ -149,18 +149,6 @@ class DecoderWithCondition(nn.Module):
 
 
 def _trainer_class(trial: Trial) -> Any:
-    class Detached(nn.Module):
-        """The loss, whose denoising term moves the denoiser and not the code."""
-
-        def __init__(self, loss: nn.Module):
-            super().__init__()
-            self.loss = loss
-
-        def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-            if not isinstance(output, torch.Tensor):
-                output = output._replace(denoiser_target=output.denoiser_target.detach())
-            return self.loss(output, target)
-
     class AblatedTrainer(LDSegTrainer):
         loss_weights = replace(LDSegTrainer.loss_weights, **trial.loss)
 
@@ -175,7 +163,7 @@ def _trainer_class(trial: Trial) -> Any:
             return network
 
         def _build_loss(self) -> nn.Module:
-            return Detached(super()._build_loss()) if trial.detached else super()._build_loss()
+            return TargetDetached(super()._build_loss()) if trial.detached else super()._build_loss()
 
         def _make_optimizer(self) -> torch.optim.Optimizer:
             if trial.optimiser == "sgd":

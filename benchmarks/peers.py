@@ -4,6 +4,7 @@ differ from one of the two in one thing."""
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,41 @@ class LDSegTrainerAtT(LDSegTrainer):
     recycled_share = 0.0
 
 
+class LDSegTrainerTwoConvolutions(LDSegTrainer):
+    """Two convolutions in every stage of the image encoder; the plans have one in the stages finer than the latent."""
+
+    @staticmethod
+    def build_network_architecture(plans_manager: PlansManager, configuration_manager: ConfigurationManager,
+                                   num_input_channels: int, num_output_channels: int,
+                                   enable_deep_supervision: bool = True) -> nn.Module:
+        """nnU-Net looks for the names of these arguments."""
+        plan = deepcopy(configuration_manager.configuration)
+        kwargs = plan["architecture"]["arch_kwargs"]
+        kwargs["n_conv_per_stage"] = [max(2, number) for number in kwargs["n_conv_per_stage"]]
+        return LDSegTrainer.build_network_architecture(plans_manager, ConfigurationManager(plan), num_input_channels,
+                                                       num_output_channels, enable_deep_supervision)
+
+
+class TargetDetached(nn.Module):
+    """The loss, whose denoising term moves the denoiser and not the code."""
+
+    def __init__(self, loss: nn.Module):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        if not isinstance(output, torch.Tensor):
+            output = output._replace(denoiser_target=output.denoiser_target.detach())
+        return self.loss(output, target)
+
+
+class LDSegTrainerTargetDetached(LDSegTrainer):
+    """The code is learnt from label coding alone."""
+
+    def _build_loss(self) -> nn.Module:
+        return TargetDetached(super()._build_loss())
+
+
 def _is_noise(step: BasicTransform) -> bool:
     return isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform)
 
@@ -208,6 +244,8 @@ SIDES = {
     "ldseg": Side(LDSegTrainer, OURS),
     "ldseg-at-T": Side(LDSegTrainerAtT, OURS),
     "ldseg-paper": Side(LDSegTrainerPaper, OURS),
+    "ldseg-two-convolutions": Side(LDSegTrainerTwoConvolutions, OURS),
+    "ldseg-detached": Side(LDSegTrainerTargetDetached, OURS),
     "ldseg-no-noise": Side(LDSegTrainerNoNoise, OURS),
     "ldseg-strong-noise": Side(LDSegTrainerStrongNoise, OURS),
     "nnunet": Side(nnUNetTrainerWithinBudget, NNUNET),

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -80,7 +80,8 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A data set of ten tiny volumes, planned and preprocessed (3d_fullres and 2d) and fold 0 of each trained for one
     short epoch by the real commands' functions: the folders, `images` of two unseen cases and the model folders.
 
-    Built once; every worker of pytest-xdist gets a copy of its own, so that tests may write into it.
+    Built once; every worker of pytest-xdist gets a copy of its own. Its trained folds stay as they are:
+    `own_small_world` is for tests that train or choose there.
     """
     base = tmp_path_factory.getbasetemp()
     built = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small_world"
@@ -118,11 +119,19 @@ def build_small_world(root: Path) -> None:
 
 
 @pytest.fixture
-def in_small_world(small_world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+def in_small_world(small_world: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Path]]:
     """`small_world`, with nnU-Net's environment variables set to it."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(variable, str(small_world[variable]))
-    return small_world
+    before = _found_by_predict(small_world)
+    yield small_world
+    assert _found_by_predict(small_world) == before, "this changes what other tests predict: take own_small_world"
+
+
+def _found_by_predict(world: dict[str, Path]) -> set[Path]:
+    """What `ldseg_predict` takes without being told: trained folds, and choices of how they are predicted."""
+    return {*world["model"].glob("fold_*/checkpoint_final.pth"), *world["model_2d"].glob("fold_*/checkpoint_final.pth"),
+            *world["nnUNet_results"].rglob("ldseg_inference.json")}
 
 
 @pytest.fixture

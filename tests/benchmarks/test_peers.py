@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise, _In16Bits
+from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise, TargetDetached, _In16Bits
 from torch import nn
 
 
@@ -57,6 +58,32 @@ def test_strong_noise_reaches_a_fifth_of_the_images(side):
     found = torch.stack([noise(image=torch.zeros(1, 24, 24, 24))["image"].std() for _ in range(500)])
     assert 0.15 < (found > 0).float().mean() < 0.25
     assert 0.4 < found[found > 0].mean() < 0.6 and 0.9 < found.max() < 1.05
+
+
+def test_two_convolutions_in_every_stage_and_the_plans_stay():
+    convolution = "torch.nn.modules.conv.Conv2d"
+    kwargs = {"n_stages": 3, "features_per_stage": [4, 8, 16], "conv_op": convolution, "kernel_sizes": [[3, 3]] * 3,
+              "strides": [[1, 1], [2, 2], [2, 2]], "n_conv_per_stage": [1, 2, 3], "latent_stride": [2, 2],
+              "latent_channels": 2, "conv_bias": True, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+              "norm_op_kwargs": {"affine": True}, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True}}
+    architecture = {"network_class_name": "ldseg_auto.networks.ldseg_net.LDSegNet", "arch_kwargs": kwargs,
+                    "_kw_requires_import": ["conv_op", "norm_op", "nonlin"]}
+    plans = PlansManager({"configurations": {"2d": {"architecture": architecture}}})
+    network = SIDES["ldseg-two-convolutions"].trainer.build_network_architecture(
+        plans, plans.get_configuration("2d"), 1, 3, False)
+    assert network.config.n_conv_per_stage == (2, 2, 3)
+    assert plans.get_configuration("2d").network_arch_init_kwargs["n_conv_per_stage"] == [1, 2, 3]
+
+
+def test_a_detached_target_moves_the_denoiser_alone():
+    class Output(NamedTuple):
+        denoiser_output: torch.Tensor
+        denoiser_target: torch.Tensor
+
+    output = Output(torch.ones(2, requires_grad=True), torch.zeros(2, requires_grad=True))
+    loss = TargetDetached(lambda output, _: (output.denoiser_output - output.denoiser_target).square().sum())
+    loss(output, torch.zeros(0)).backward()
+    assert output.denoiser_output.grad.tolist() == [2, 2] and output.denoiser_target.grad is None
 
 
 def test_names_of_models_are_told_apart():

@@ -4,8 +4,8 @@ from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
 from ldseg_auto.trainers.run import train_folds
 
 
-def test_a_new_training_sets_the_old_checkpoints_aside_and_a_finished_one_is_only_validated(in_small_world,
-                                                                                          monkeypatch):
+def test_a_new_training_sets_the_old_checkpoints_aside_and_a_finished_one_is_only_validated(own_small_world,
+                                                                                            monkeypatch):
     monkeypatch.setattr(LDSegTrainer, "perform_actual_validation", lambda self, save_probabilities: None)
 
     def train(**options):
