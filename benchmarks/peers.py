@@ -20,6 +20,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from ldseg_auto.networks.smoothing import GaussianSmoothing
+from ldseg_auto.planners.latent_geometry import MAX_SIGMA
 from ldseg_auto.trainers.budget import BudgetPolyLR, WallTimeBudgetMixin
 from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
 from ldseg_auto.trainers.variants.paper import LDSegTrainerPaper
@@ -129,19 +131,55 @@ class LDSegTrainerAtT(LDSegTrainer):
     recycled_share = 0.0
 
 
-class LDSegTrainerTwoConvolutions(LDSegTrainer):
+class _WithAnotherNetwork:
+    """LDSegTrainer whose network differs from the plans'."""
+
+    @staticmethod
+    def changed(arch_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What differs in the plans' `arch_kwargs`."""
+        raise NotImplementedError
+
+    @classmethod
+    def build_network_architecture(cls, plans_manager: PlansManager, configuration_manager: ConfigurationManager,
+                                   num_input_channels: int, num_output_channels: int,
+                                   enable_deep_supervision: bool = True) -> nn.Module:
+        """nnU-Net looks for the names of these arguments."""
+        plan = deepcopy(configuration_manager.configuration)
+        kwargs = plan["architecture"]["arch_kwargs"]
+        kwargs.update(cls.changed(kwargs))
+        return LDSegTrainer.build_network_architecture(plans_manager, ConfigurationManager(plan), num_input_channels,
+                                                       num_output_channels, enable_deep_supervision)
+
+
+class LDSegTrainerTwoConvolutions(_WithAnotherNetwork, LDSegTrainer):
     """Two convolutions in every stage of the image encoder; the plans have one in the stages finer than the latent."""
+
+    @staticmethod
+    def changed(arch_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"n_conv_per_stage": [max(2, number) for number in arch_kwargs["n_conv_per_stage"]]}
+
+
+class LDSegTrainerUnsmoothed(_WithAnotherNetwork, LDSegTrainer):
+    """The image reaches the encoder as it is; the plans smooth it."""
+
+    @staticmethod
+    def changed(arch_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"smoothing_sigma": []}
+
+
+class nnUNetTrainerAdamWSmoothed16Bits(nnUNetTrainerAdamW16Bits):  # noqa: N801, nnU-Net's way of naming
+    """nnU-Net's network behind the Gaussian that our plans have: what the smoothing alone does."""
 
     @staticmethod
     def build_network_architecture(plans_manager: PlansManager, configuration_manager: ConfigurationManager,
                                    num_input_channels: int, num_output_channels: int,
                                    enable_deep_supervision: bool = True) -> nn.Module:
         """nnU-Net looks for the names of these arguments."""
-        plan = deepcopy(configuration_manager.configuration)
-        kwargs = plan["architecture"]["arch_kwargs"]
-        kwargs["n_conv_per_stage"] = [max(2, number) for number in kwargs["n_conv_per_stage"]]
-        return LDSegTrainer.build_network_architecture(plans_manager, ConfigurationManager(plan), num_input_channels,
-                                                       num_output_channels, enable_deep_supervision)
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
+        smoothing = GaussianSmoothing([MAX_SIGMA] * len(configuration_manager.patch_size))
+        network.register_forward_pre_hook(lambda _, arguments: (smoothing(arguments[0]),))
+        return network
 
 
 class TargetDetached(nn.Module):
@@ -245,6 +283,7 @@ SIDES = {
     "ldseg-at-T": Side(LDSegTrainerAtT, OURS),
     "ldseg-paper": Side(LDSegTrainerPaper, OURS),
     "ldseg-two-convolutions": Side(LDSegTrainerTwoConvolutions, OURS),
+    "ldseg-unsmoothed": Side(LDSegTrainerUnsmoothed, OURS),
     "ldseg-detached": Side(LDSegTrainerTargetDetached, OURS),
     "ldseg-no-noise": Side(LDSegTrainerNoNoise, OURS),
     "ldseg-strong-noise": Side(LDSegTrainerStrongNoise, OURS),
@@ -255,6 +294,7 @@ SIDES = {
     "nnunet-no-skips-16": Side(nnUNetTrainerAdamWNoSkips16Bits, NNUNET),
     "nnunet-no-noise-16": Side(nnUNetTrainerAdamWNoNoise16Bits, NNUNET),
     "nnunet-no-skips-no-noise-16": Side(nnUNetTrainerAdamWNoSkipsNoNoise16Bits, NNUNET),
+    "nnunet-smoothed-16": Side(nnUNetTrainerAdamWSmoothed16Bits, NNUNET),
     "nnunet-strong-noise-16": Side(nnUNetTrainerAdamWStrongNoise16Bits, NNUNET),
     "resenc-m": Side(nnUNetTrainerWithinBudget, RESENC, batch_of=NNUNET),  # its own is planned for a GPU
     "resenc-m-adamw-16": Side(nnUNetTrainerAdamW16Bits, RESENC, batch_of=NNUNET),

@@ -15,6 +15,8 @@ STANDARDISATIONS = ("tracked", "sample")
 OUTPUTS = ("softmax", "sigmoid")
 ENCODERS = ("plain", "residual")
 
+_MAX_SIGMA = 10.0  # voxels; more than any tile bears
+
 FORMAT_KEY = "ldseg_plans_format"
 PLANS_FORMAT = 2  # of what the planner writes; 1 did not say so
 
@@ -56,6 +58,7 @@ class LDSegConfig:
     nonlin: Any = None
     nonlin_kwargs: dict | None = None
     encoder: str = "plain"
+    smoothing_sigma: tuple[float, ...] = ()  # of a Gaussian before the encoder, voxels per axis; empty: none
     previous_stage_channels: int = 0  # the last of the image's: a cascade's first stage, one for each foreground label
 
     # label autoencoder and denoiser
@@ -93,6 +96,10 @@ class LDSegConfig:
             raise LDSegError(
                 f"latent_stride {self.latent_stride} is not on the encoder's pooling path.",
                 f"Possible values for these strides: {self.cumulative_strides()}.")
+        if self.smoothing_sigma and (len(self.smoothing_sigma) != len(self.latent_stride) or not all(
+                0 <= sigma <= _MAX_SIGMA for sigma in self.smoothing_sigma)):
+            raise LDSegError(f"smoothing_sigma is {self.smoothing_sigma} in the plans.",
+                             f"It needs one value an axis, each from 0 to {_MAX_SIGMA} voxels, or none at all.")
         if self.previous_stage_channels < 0:
             raise LDSegError(f"previous_stage_channels is {self.previous_stage_channels}.", "It must be at least 0.")
         for name in ("latent_channels", "label_features", "denoiser_blocks", "timesteps", "sampler_steps",

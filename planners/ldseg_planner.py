@@ -37,6 +37,7 @@ from ldseg_auto.planners.latent_geometry import (
     candidate_strides,
     choose_latent,
     label_coding_ceiling,
+    smoothing_sigma,
 )
 from ldseg_auto.planners.memory import (
     DENOISER_SHARE,
@@ -194,6 +195,7 @@ class LatentPlanning(ExperimentPlanner):
                                                        choice.ceiling.stride),
             "latent_stride": choice.ceiling.stride,
             "latent_channels": choice.ceiling.channels,
+            "smoothing_sigma": smoothing_sigma(choice.ceiling.stride),
             "output": "sigmoid" if self.label_manager.has_regions else "softmax",
             "ignore_label": self.label_manager.ignore_label,
         }

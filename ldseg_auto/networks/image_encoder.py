@@ -1,4 +1,4 @@
-"""Image -> condition: nnU-Net's encoder, then up again to the latent's grid and no further."""
+"""Image -> condition: smoothed, by nnU-Net's encoder, then up again to the latent's grid and no further."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from ldseg_auto.config import LDSegConfig
 from ldseg_auto.networks.blocks import QUICKER_NORMS
 from ldseg_auto.networks.previous_stage import PreviousStageCondition
+from ldseg_auto.networks.smoothing import GaussianSmoothing
 
 
 class ImageEncoder(nn.Module):
@@ -33,6 +34,8 @@ class ImageEncoder(nn.Module):
             input_channels=input_channels, n_stages=config.n_stages, features_per_stage=config.features_per_stage,
             kernel_sizes=config.kernel_sizes, strides=config.strides, return_skips=True,
             **{blocks: config.n_conv_per_stage}, **shared)
+        self.smoothing = GaussianSmoothing(config.smoothing_sigma)
+        self.image_channels = input_channels - config.previous_stage_channels
         self.latent_stage = config.latent_stage
         self.channels = config.features_per_stage[config.latent_stage]
         coarse_to_fine = range(config.n_stages - 2, config.latent_stage - 1, -1)
@@ -53,13 +56,18 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """(B, C, *S) -> features of the latent's stage, then of each coarser one: (B, d_s, *S / f_s)."""
-        *skips, deepest = self._stages(image)
+        *skips, deepest = self._stages(self._smoothed(image))
         features = [deepest]
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             features.insert(0, merge(torch.cat([up(features[0]), skip], dim=1)))
         if self.previous_stage is not None:
             features[0] = features[0] + self.previous_stage(image)
         return features
+
+    def _smoothed(self, image: torch.Tensor) -> torch.Tensor:
+        """A segmentation by a first stage, whose channels are the last, holds no noise."""
+        smoothed = self.smoothing(image[:, :self.image_channels])
+        return torch.cat([smoothed, image[:, self.image_channels:]], 1) if self.previous_stage else smoothed
 
     def _stages(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Outputs of the encoder's stages from the latent's on; those of finer ones, the largest, are freed as soon as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +14,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise, TargetDetached, _In16Bits
 from torch import nn
+
+from ldseg_auto.networks.smoothing import GaussianSmoothing
 
 
 @pytest.fixture
@@ -60,19 +63,34 @@ def test_strong_noise_reaches_a_fifth_of_the_images(side):
     assert 0.4 < found[found > 0].mean() < 0.6 and 0.9 < found.max() < 1.05
 
 
-def test_two_convolutions_in_every_stage_and_the_plans_stay():
+@pytest.mark.parametrize(("side", "name", "value"), [("ldseg-two-convolutions", "n_conv_per_stage", (2, 2, 3)),
+                                                     ("ldseg-unsmoothed", "smoothing_sigma", ())])
+def test_the_network_differs_in_one_thing_and_the_plans_stay(side, name, value):
     convolution = "torch.nn.modules.conv.Conv2d"
     kwargs = {"n_stages": 3, "features_per_stage": [4, 8, 16], "conv_op": convolution, "kernel_sizes": [[3, 3]] * 3,
               "strides": [[1, 1], [2, 2], [2, 2]], "n_conv_per_stage": [1, 2, 3], "latent_stride": [2, 2],
               "latent_channels": 2, "conv_bias": True, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-              "norm_op_kwargs": {"affine": True}, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True}}
+              "norm_op_kwargs": {"affine": True}, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+              "smoothing_sigma": [0.3, 0.3]}
     architecture = {"network_class_name": "ldseg_auto.networks.ldseg_net.LDSegNet", "arch_kwargs": kwargs,
                     "_kw_requires_import": ["conv_op", "norm_op", "nonlin"]}
     plans = PlansManager({"configurations": {"2d": {"architecture": architecture}}})
-    network = SIDES["ldseg-two-convolutions"].trainer.build_network_architecture(
-        plans, plans.get_configuration("2d"), 1, 3, False)
-    assert network.config.n_conv_per_stage == (2, 2, 3)
-    assert plans.get_configuration("2d").network_arch_init_kwargs["n_conv_per_stage"] == [1, 2, 3]
+    configs = []
+    for name_of in ("ldseg", side):
+        configs.append(SIDES[name_of].trainer.build_network_architecture(
+            plans, plans.get_configuration("2d"), 1, 3, False).config.to_arch_kwargs())
+    assert configs[1] == configs[0] | {name: value} and configs[1] != configs[0]
+    assert configs[0]["n_conv_per_stage"] == (1, 2, 3)
+
+
+def test_nnunets_network_sees_the_smoothed_image(unet):
+    trainer = SIDES["nnunet-smoothed-16"].trainer
+    image = torch.randn(1, 1, 16, 16)
+    expected = unet(GaussianSmoothing((0.6, 0.6))(image))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(lambda *_: unet))
+        network = trainer.build_network_architecture(None, SimpleNamespace(patch_size=[16, 16]), 1, 3)
+    assert torch.equal(network(image), expected)
 
 
 def test_a_detached_target_moves_the_denoiser_alone():
@@ -102,7 +120,7 @@ def test_networks_are_built_as_nnunet_builds_them(name):
               "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True}}
     architecture = {"network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
                     "arch_kwargs": kwargs, "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}
-    plans = PlansManager({"configurations": {"2d": {"architecture": architecture}}})
+    plans = PlansManager({"configurations": {"2d": {"architecture": architecture, "patch_size": [16, 16]}}})
     trainer = SIDES[name].trainer
     assert "plans_manager" in inspect.signature(trainer.build_network_architecture).parameters
     for deep_supervision in (True, False):

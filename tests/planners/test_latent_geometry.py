@@ -13,6 +13,7 @@ from ldseg_auto.planners.latent_geometry import (
     choose_latent,
     grid_is_large_enough,
     label_coding_ceiling,
+    smoothing_sigma,
 )
 
 
@@ -212,3 +213,7 @@ def test_labels_that_are_ignored_everywhere_are_no_evidence():
     maps[0][::4] = -1
     for ceiling in label_coding_ceiling(maps, 2, (8, 8)):
         assert ceiling.mean == ceiling.worst == 0
+
+
+def test_images_are_smoothed_as_far_as_the_latent_is_coarse():
+    assert smoothing_sigma((1, 2, 4)) == pytest.approx((0, 0.3, 0.6)) and smoothing_sigma((8, 16)) == (0.6, 0.6)

@@ -14,7 +14,7 @@ from ldseg_auto.trainers.loss import LatentDiffusionLoss, LossWeights
 # What the paper fixes, in place of the plans' values. Encoder, patch, batch and latent stride stay planned.
 PAPER_CONFIG: dict[str, Any] = {
     "prediction": "eps", "schedule": "cosine", "zero_terminal_snr": False, "timesteps": 1000,
-    "latent_channels": 1, "standardisation": "sample",
+    "latent_channels": 1, "standardisation": "sample", "smoothing_sigma": (),
     "sampler_steps": 15, "sampler_eta": 0.0, "sampler_samples": 1}
 
 
