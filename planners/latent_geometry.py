@@ -23,7 +23,7 @@ MAX_BLOCK_VOXELS = 512  # of larger blocks learned codes stayed .35 and more bel
 # Of the Gaussian before the image encoder, in voxels: noise of the image's own strength then costs a third and less of
 # the Dice that it costs without, and clean images lose nothing (measured: benchmarks/RESULTS.md). Where a latent
 # position is two voxels wide, thin structures are being segmented: there it leaves the image nearly as it is.
-_SIGMA_PER_STRIDE = 0.15
+SIGMA_PER_STRIDE = 0.15
 MAX_SIGMA = 0.6
 _FIT_VALUES = 8_000_000  # numbers in the matrix the axes are fitted to: 32 MB in float32
 _EVAL_VALUES = 16_000_000
@@ -242,9 +242,14 @@ def _draw_weighted(blocks: np.ndarray, limit: int, kinds: np.ndarray, seed: int)
     return blocks[drawn], 1 / (limit * probabilities[drawn])
 
 
-def smoothing_sigma(stride: Sequence[int]) -> tuple[float, ...]:
-    """Standard deviation along each axis, in voxels, of the Gaussian that images pass before the encoder."""
-    return tuple(min(_SIGMA_PER_STRIDE * s, MAX_SIGMA) if s > 1 else 0.0 for s in stride)
+def smoothing_sigma(stride: Sequence[int], per_stride: float = SIGMA_PER_STRIDE) -> tuple[float, ...]:
+    """Standard deviation along each axis, in voxels, of the Gaussian that images pass before the encoder.
+
+    Args:
+        stride: of the latent, voxels.
+        per_stride: standard deviation for each voxel of the stride, up to `MAX_SIGMA` in all.
+    """
+    return tuple(min(per_stride * s, MAX_SIGMA) if s > 1 else 0.0 for s in stride)
 
 
 def _coded(blocks: np.ndarray, weights: np.ndarray, fit_to: np.ndarray, kinds: np.ndarray, channels: Sequence[int],

@@ -30,6 +30,7 @@ from ldseg_auto.planners.evidence import latent_evidence, thin_class_warnings
 from ldseg_auto.planners.label_maps import MAX_CASES, LabelMaps, nearest_label
 from ldseg_auto.planners.latent_geometry import (
     MAX_BLOCK_VOXELS,
+    SIGMA_PER_STRIDE,
     TARGET_MEAN,
     TARGET_WORST,
     LatentCeiling,
@@ -75,6 +76,7 @@ class LatentPlanning(ExperimentPlanner):
         self.target_worst = TARGET_WORST
         self.latent_min_edge = 2
         self.denoiser_share = DENOISER_SHARE
+        self.smoothing_per_stride = SIGMA_PER_STRIDE
         self._label_maps: LabelMaps | None = None
         self._maps_at: dict[tuple[float, ...], list[np.ndarray]] = {}
         self._ceilings: dict[tuple[tuple[float, ...], tuple[int, ...]], list[LatentCeiling]] = {}
@@ -195,7 +197,7 @@ class LatentPlanning(ExperimentPlanner):
                                                        choice.ceiling.stride),
             "latent_stride": choice.ceiling.stride,
             "latent_channels": choice.ceiling.channels,
-            "smoothing_sigma": smoothing_sigma(choice.ceiling.stride),
+            "smoothing_sigma": smoothing_sigma(choice.ceiling.stride, self.smoothing_per_stride),
             "output": "sigmoid" if self.label_manager.has_regions else "softmax",
             "ignore_label": self.label_manager.ignore_label,
         }

@@ -16,7 +16,7 @@ from ldseg_auto.config import FORMAT_KEY, PLANS_FORMAT, LDSegConfig, require_kno
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import load_plans, resolved
 from ldseg_auto.planners import ldseg_planner
-from ldseg_auto.planners.explain import explain, warnings
+from ldseg_auto.planners.explain import describe_configuration, explain, warnings
 from ldseg_auto.planners.latent_geometry import label_coding_ceiling
 from ldseg_auto.planners.ldseg_planner import NETWORK_CLASS, PLANNERS, LDSegPlanner
 from ldseg_auto.planners.memory import TENSOR_SHARE, network_cost, prediction_bytes, training_bytes
@@ -220,6 +220,21 @@ def test_targets_and_grid_edge_decide_the_latent(nnunet_folders, changes):
         setattr(planner, name, value)
     latent = planner.plan_experiment()["configurations"]["3d_fullres"]["ldseg"]["latent"]
     assert (latent["stride"], latent["channels"]) != (default["stride"], default["channels"])
+
+
+def test_smoothing_follows_the_latent_and_can_be_switched_off(nnunet_folders):
+    _write_dataset(nnunet_folders)
+    sigma = {}
+    for per_stride in (0.15, 0.0):
+        planner = LDSegPlanner(901)
+        planner.smoothing_per_stride = per_stride
+        plan = planner.plan_experiment()["configurations"]["3d_fullres"]
+        network = plan["architecture"]["arch_kwargs"]
+        sigma[per_stride] = network["smoothing_sigma"]
+        assert any("smoothed" in line for line in describe_configuration(plan)) == bool(per_stride)
+        if per_stride:
+            assert sigma[per_stride] == pytest.approx([min(0.15 * s, 0.6) for s in network["latent_stride"]])
+    assert not any(sigma[0.0])
 
 
 def test_denoiser_share_decides_its_width(nnunet_folders):
