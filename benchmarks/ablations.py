@@ -74,6 +74,7 @@ TRIALS = {
     "code not from principal components": Trial(recipe={"code_from_principal_components": False}),
     "learning rate 1e-3": Trial(recipe={"learning_rate": 1e-3}),
     "nnU-Net's SGD": Trial(recipe={"learning_rate": 1e-2}, optimiser="sgd"),
+    "no smoothing": Trial({"smoothing_sigma": []}),
     "all encoder stages with two convolutions": Trial({"n_conv_per_stage": [2, 2, 2, 2]}),
     "stem of 16 features": Trial({"features_per_stage": [16, 64, 128, 256]}),
     "denoiser 32-64": Trial({"denoiser_features": [32, 64]}),
