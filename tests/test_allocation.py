@@ -1,0 +1,52 @@
+"""Memory that is freed in training is used again: counted in pages that the system clears."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import ctypes, resource, sys
+from contextlib import nullcontext
+import torch
+from ldseg_auto.allocation import keeping_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+def work():
+    before = faults()
+    for _ in range(20):
+        torch.ones(64 << 20, dtype=torch.uint8)
+    return faults() - before
+
+torch.set_num_threads(1)
+torch.ones(1)
+start, before = resident(), work()
+with keeping_freed_memory():
+    work()
+    inside, kept = work(), resident()
+print(before, inside, work(), kept - start, resident() - start)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_pages_are_cleared_once_and_given_back():
+    before, inside, after, kept, left = map(int, subprocess.run(
+        [sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout.split())
+    assert before > 100 and after > 100, "without it each block is asked for anew"
+    assert inside < before / 10
+    assert kept > 60 << 20 and left < 10 << 20
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    import ctypes
+
+    from ldseg_auto.allocation import keeping_freed_memory
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    with keeping_freed_memory():
+        pass
