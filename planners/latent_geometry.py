@@ -20,11 +20,11 @@ JOINT_MAX_CLASSES = 6
 TARGET_MEAN = 0.925
 TARGET_WORST = 0.90
 MAX_BLOCK_VOXELS = 512  # of larger blocks learned codes stayed .35 and more below the ceiling (the same place)
-# Of the Gaussian before the image encoder, in voxels: noise of the image's own strength then costs a third and less of
-# the Dice that it costs without, and clean images lose nothing (measured: benchmarks/RESULTS.md). Where a latent
-# position is two voxels wide, thin structures are being segmented: there it leaves the image nearly as it is.
-SIGMA_PER_STRIDE = 0.15
-MAX_SIGMA = 0.6
+# Of the Gaussian that smooths images in prediction, in voxels: noise of the image's own strength then costs a third of
+# the Dice that it costs without, and clean images lose next to nothing (measured: benchmarks/RESULTS.md). Where a
+# latent position is two voxels wide, thin structures are being segmented: there it leaves the image nearly as it is.
+SIGMA_PER_STRIDE = 0.14
+MAX_SIGMA = 0.55
 _FIT_VALUES = 8_000_000  # numbers in the matrix the axes are fitted to: 32 MB in float32
 _EVAL_VALUES = 16_000_000
 _CHUNK_VALUES = 4_000_000

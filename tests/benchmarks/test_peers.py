@@ -16,6 +16,7 @@ from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise, TargetDetache
 from torch import nn
 
 from ldseg_auto.networks.smoothing import GaussianSmoothing
+from ldseg_auto.planners.latent_geometry import MAX_SIGMA
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_the_network_differs_in_one_thing_and_the_plans_stay(side, name, value):
 def test_nnunets_network_sees_the_smoothed_image(unet):
     trainer = SIDES["nnunet-smoothed-16"].trainer
     image = torch.randn(1, 1, 16, 16)
-    expected = unet(GaussianSmoothing((0.6, 0.6))(image))
+    expected = unet(GaussianSmoothing((MAX_SIGMA, MAX_SIGMA))(image))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(lambda *_: unet))
         network = trainer.build_network_architecture(None, SimpleNamespace(patch_size=[16, 16]), 1, 3)

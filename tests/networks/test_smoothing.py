@@ -43,13 +43,14 @@ def test_white_noise_becomes_weak_and_a_level_stays():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_encoder_sees_the_smoothed_image(dim, network):
+def test_in_prediction_the_encoder_sees_the_smoothed_image(dim, network):
     image, sigma = image_of(dim), (0.6,) * dim
     plain, smoothed = network(dim), network(dim, *sigma)
     with torch.no_grad():
         found = smoothed.encode_image(image)
         assert torch.equal(found, plain.encode_image(GaussianSmoothing(sigma)(image)))
         assert not torch.allclose(found, plain.encode_image(image), atol=1e-3)
+        assert torch.equal(smoothed.train().encode_image(image), plain.train().encode_image(image)), "in training not"
     assert not set(smoothed.state_dict()) - set(plain.state_dict()), "weights fit with and without"
 
 

@@ -216,4 +216,4 @@ def test_labels_that_are_ignored_everywhere_are_no_evidence():
 
 
 def test_images_are_smoothed_as_far_as_the_latent_is_coarse():
-    assert smoothing_sigma((1, 2, 4)) == pytest.approx((0, 0.3, 0.6)) and smoothing_sigma((8, 16)) == (0.6, 0.6)
+    assert smoothing_sigma((1, 2, 4)) == pytest.approx((0, 0.28, 0.55)) and smoothing_sigma((8, 16)) == (0.55, 0.55)

@@ -225,7 +225,7 @@ def test_targets_and_grid_edge_decide_the_latent(nnunet_folders, changes):
 def test_smoothing_follows_the_latent_and_can_be_switched_off(nnunet_folders):
     _write_dataset(nnunet_folders)
     sigma = {}
-    for per_stride in (0.15, 0.0):
+    for per_stride in (0.14, 0.0):
         planner = LDSegPlanner(901)
         planner.smoothing_per_stride = per_stride
         plan = planner.plan_experiment()["configurations"]["3d_fullres"]
@@ -233,7 +233,7 @@ def test_smoothing_follows_the_latent_and_can_be_switched_off(nnunet_folders):
         sigma[per_stride] = network["smoothing_sigma"]
         assert any("smoothed" in line for line in describe_configuration(plan)) == bool(per_stride)
         if per_stride:
-            assert sigma[per_stride] == pytest.approx([min(0.15 * s, 0.6) for s in network["latent_stride"]])
+            assert sigma[per_stride] == pytest.approx([min(0.14 * s, 0.55) for s in network["latent_stride"]])
     assert not any(sigma[0.0])
 
 
