@@ -32,9 +32,9 @@ benchmark-full: .venv/installed-benchmark
 	$(BIN)/python benchmarks/shares.py $(BENCHMARK_DATASET)
 	$(BIN)/python benchmarks/training_cost.py $(BENCHMARK_DATASET)
 	$(BIN)/python benchmarks/accuracy.py $(BENCHMARK_DATASET) --minutes 5 10 20 \
-		--sides ldseg ldseg-unsmoothed ldseg-at-T ldseg-detached ldseg-two-convolutions ldseg-paper nnunet \
-		nnunet-adamw nnunet-adamw-16 nnunet-smoothed-16 nnunet-no-skips-16 resenc-m resenc-m-adamw-16 \
-		ldseg-strong-noise nnunet-strong-noise-16
+		--sides ldseg ldseg-unsmoothed ldseg-at-T ldseg-paper nnunet nnunet-adamw \
+		nnunet-adamw-16 nnunet-smoothed-16 nnunet-no-skips-16 resenc-m resenc-m-adamw-16 ldseg-strong-noise \
+		nnunet-strong-noise-16
 	$(BIN)/python benchmarks/robustness.py $(BENCHMARK_DATASET) \
 		--sides ldseg ldseg-unsmoothed ldseg-at-T nnunet nnunet-adamw-16 nnunet-smoothed-16 nnunet-no-skips-16 \
 		ldseg-strong-noise nnunet-strong-noise-16

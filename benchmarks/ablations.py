@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from peers import TargetDetached
 from record import conditions, parser, table, under, write_json, write_section
 from torch import nn
 
@@ -74,7 +73,6 @@ TRIALS = {
     "code not from principal components": Trial(recipe={"code_from_principal_components": False}),
     "learning rate 1e-3": Trial(recipe={"learning_rate": 1e-3}),
     "nnU-Net's SGD": Trial(recipe={"learning_rate": 1e-2}, optimiser="sgd"),
-    "no smoothing": Trial({"smoothing_sigma": []}),
     "all encoder stages with two convolutions": Trial({"n_conv_per_stage": [2, 2, 2, 2]}),
     "stem of 16 features": Trial({"features_per_stage": [16, 64, 128, 256]}),
     "denoiser 32-64": Trial({"denoiser_features": [32, 64]}),
@@ -150,6 +148,18 @@ class DecoderWithCondition(nn.Module):
 
 
 def _trainer_class(trial: Trial) -> Any:
+    class Detached(nn.Module):
+        """The loss, whose denoising term moves the denoiser and not the code."""
+
+        def __init__(self, loss: nn.Module):
+            super().__init__()
+            self.loss = loss
+
+        def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+            if not isinstance(output, torch.Tensor):
+                output = output._replace(denoiser_target=output.denoiser_target.detach())
+            return self.loss(output, target)
+
     class AblatedTrainer(LDSegTrainer):
         loss_weights = replace(LDSegTrainer.loss_weights, **trial.loss)
 
@@ -164,7 +174,7 @@ def _trainer_class(trial: Trial) -> Any:
             return network
 
         def _build_loss(self) -> nn.Module:
-            return TargetDetached(super()._build_loss()) if trial.detached else super()._build_loss()
+            return Detached(super()._build_loss()) if trial.detached else super()._build_loss()
 
         def _make_optimizer(self) -> torch.optim.Optimizer:
             if trial.optimiser == "sgd":

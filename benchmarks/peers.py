@@ -131,44 +131,22 @@ class LDSegTrainerAtT(LDSegTrainer):
     recycled_share = 0.0
 
 
-class _WithAnotherNetwork:
-    """LDSegTrainer whose network differs from the plans'."""
+class LDSegTrainerUnsmoothed(LDSegTrainer):
+    """Trained as LDSegTrainer is; in prediction too the image reaches the encoder as it is."""
 
     @staticmethod
-    def changed(arch_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What differs in the plans' `arch_kwargs`."""
-        raise NotImplementedError
-
-    @classmethod
-    def build_network_architecture(cls, plans_manager: PlansManager, configuration_manager: ConfigurationManager,
+    def build_network_architecture(plans_manager: PlansManager, configuration_manager: ConfigurationManager,
                                    num_input_channels: int, num_output_channels: int,
                                    enable_deep_supervision: bool = True) -> nn.Module:
         """nnU-Net looks for the names of these arguments."""
         plan = deepcopy(configuration_manager.configuration)
-        kwargs = plan["architecture"]["arch_kwargs"]
-        kwargs.update(cls.changed(kwargs))
+        plan["architecture"]["arch_kwargs"]["smoothing_sigma"] = []
         return LDSegTrainer.build_network_architecture(plans_manager, ConfigurationManager(plan), num_input_channels,
                                                        num_output_channels, enable_deep_supervision)
 
 
-class LDSegTrainerTwoConvolutions(_WithAnotherNetwork, LDSegTrainer):
-    """Two convolutions in every stage of the image encoder; the plans have one in the stages finer than the latent."""
-
-    @staticmethod
-    def changed(arch_kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"n_conv_per_stage": [max(2, number) for number in arch_kwargs["n_conv_per_stage"]]}
-
-
-class LDSegTrainerUnsmoothed(_WithAnotherNetwork, LDSegTrainer):
-    """The image reaches the encoder as it is; the plans smooth it."""
-
-    @staticmethod
-    def changed(arch_kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"smoothing_sigma": []}
-
-
 class nnUNetTrainerAdamWSmoothed16Bits(nnUNetTrainerAdamW16Bits):  # noqa: N801, nnU-Net's way of naming
-    """nnU-Net's network behind the Gaussian that our plans have: what the smoothing alone does."""
+    """nnU-Net's network, in prediction behind the Gaussian that our plans have: what the smoothing alone does."""
 
     @staticmethod
     def build_network_architecture(plans_manager: PlansManager, configuration_manager: ConfigurationManager,
@@ -178,28 +156,8 @@ class nnUNetTrainerAdamWSmoothed16Bits(nnUNetTrainerAdamW16Bits):  # noqa: N801,
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
         smoothing = GaussianSmoothing([MAX_SIGMA] * len(configuration_manager.patch_size))
-        network.register_forward_pre_hook(lambda _, arguments: (smoothing(arguments[0]),))
+        network.register_forward_pre_hook(lambda module, inputs: None if module.training else smoothing(inputs[0]))
         return network
-
-
-class TargetDetached(nn.Module):
-    """The loss, whose denoising term moves the denoiser and not the code."""
-
-    def __init__(self, loss: nn.Module):
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-        if not isinstance(output, torch.Tensor):
-            output = output._replace(denoiser_target=output.denoiser_target.detach())
-        return self.loss(output, target)
-
-
-class LDSegTrainerTargetDetached(LDSegTrainer):
-    """The code is learnt from label coding alone."""
-
-    def _build_loss(self) -> nn.Module:
-        return TargetDetached(super()._build_loss())
 
 
 def _is_noise(step: BasicTransform) -> bool:
@@ -282,9 +240,7 @@ SIDES = {
     "ldseg": Side(LDSegTrainer, OURS),
     "ldseg-at-T": Side(LDSegTrainerAtT, OURS),
     "ldseg-paper": Side(LDSegTrainerPaper, OURS),
-    "ldseg-two-convolutions": Side(LDSegTrainerTwoConvolutions, OURS),
     "ldseg-unsmoothed": Side(LDSegTrainerUnsmoothed, OURS),
-    "ldseg-detached": Side(LDSegTrainerTargetDetached, OURS),
     "ldseg-no-noise": Side(LDSegTrainerNoNoise, OURS),
     "ldseg-strong-noise": Side(LDSegTrainerStrongNoise, OURS),
     "nnunet": Side(nnUNetTrainerWithinBudget, NNUNET),

@@ -58,7 +58,7 @@ class LDSegConfig:
     nonlin: Any = None
     nonlin_kwargs: dict | None = None
     encoder: str = "plain"
-    smoothing_sigma: tuple[float, ...] = ()  # of a Gaussian before the encoder, voxels per axis; empty: none
+    smoothing_sigma: tuple[float, ...] = ()  # of prediction's Gaussian, voxels per axis; empty: none
     previous_stage_channels: int = 0  # the last of the image's: a cascade's first stage, one for each foreground label
 
     # label autoencoder and denoiser

@@ -51,8 +51,8 @@ def describe_configuration(plan: Mapping[str, Any]) -> list[str]:
         f"Spacing {_mm(plan['spacing'])}; patch {_times(plan['patch_size'])} voxels; batch size {plan['batch_size']}.",
         f"Encoder: {network['encoder']}, {network['n_stages']} stages, strides "
         f"{' '.join(_times(s) for s in network['strides'])}.",
-        *([f"Images are smoothed by a Gaussian of {_times(network['smoothing_sigma'])} voxels first: "
-           "most noise is finer, the latent is coarser."] if any(network.get("smoothing_sigma", ())) else ()),
+        *([f"Prediction smooths images by a Gaussian of {_times(network['smoothing_sigma'])} voxels: most noise "
+           "is finer, the latent is coarser."] if any(network.get("smoothing_sigma", ())) else ()),
         f"Latent: stride {_times(latent['stride'])}, {latent['channels']} channels, so a grid of "
         f"{_times(latent['grid'])} ({_values_per_voxel(latent):.3g} values per voxel).",
         f"Why: {latent['reason']} (Dice after coding the labels: mean at least {latent['target_mean']:g}, worst "

@@ -65,9 +65,9 @@ class ImageEncoder(nn.Module):
         return features
 
     def _smoothed(self, image: torch.Tensor) -> torch.Tensor:
-        """In prediction. Training sees the image as it is and nnU-Net's augmentation, some of it blurred more than this:
-        trained on smoothed images alone the network learns more slowly (measured: benchmarks/RESULTS.md). A
-        segmentation by a first stage, whose channels are the last, holds no noise."""
+        """In prediction alone. In training nnU-Net's augmentation blurs some images more than this; of a network that
+        sees none but smoothed ones less was learnt in the same time (measured: benchmarks/RESULTS.md). The segmentation
+        by a first stage, which is the last channels, holds no noise."""
         if self.training:
             return image
         smoothed = self.smoothing(image[:, :self.image_channels])

@@ -1,4 +1,4 @@
-"""Smoothing of the image before the network sees it: white noise lies mostly where a latent cannot follow."""
+"""Smoothing of the image before the network sees it: noise lies mostly where a latent cannot follow."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise, TargetDetached, _In16Bits
+from peers import SIDES, DecoderWithoutSkips, LDSegTrainerNoNoise, _In16Bits
 from torch import nn
 
 from ldseg_auto.networks.smoothing import GaussianSmoothing
@@ -64,9 +64,7 @@ def test_strong_noise_reaches_a_fifth_of_the_images(side):
     assert 0.4 < found[found > 0].mean() < 0.6 and 0.9 < found.max() < 1.05
 
 
-@pytest.mark.parametrize(("side", "name", "value"), [("ldseg-two-convolutions", "n_conv_per_stage", (2, 2, 3)),
-                                                     ("ldseg-unsmoothed", "smoothing_sigma", ())])
-def test_the_network_differs_in_one_thing_and_the_plans_stay(side, name, value):
+def test_unsmoothed_only_the_smoothing_is_gone_and_the_plans_stay():
     convolution = "torch.nn.modules.conv.Conv2d"
     kwargs = {"n_stages": 3, "features_per_stage": [4, 8, 16], "conv_op": convolution, "kernel_sizes": [[3, 3]] * 3,
               "strides": [[1, 1], [2, 2], [2, 2]], "n_conv_per_stage": [1, 2, 3], "latent_stride": [2, 2],
@@ -76,33 +74,20 @@ def test_the_network_differs_in_one_thing_and_the_plans_stay(side, name, value):
     architecture = {"network_class_name": "ldseg_auto.networks.ldseg_net.LDSegNet", "arch_kwargs": kwargs,
                     "_kw_requires_import": ["conv_op", "norm_op", "nonlin"]}
     plans = PlansManager({"configurations": {"2d": {"architecture": architecture}}})
-    configs = []
-    for name_of in ("ldseg", side):
-        configs.append(SIDES[name_of].trainer.build_network_architecture(
-            plans, plans.get_configuration("2d"), 1, 3, False).config.to_arch_kwargs())
-    assert configs[1] == configs[0] | {name: value} and configs[1] != configs[0]
-    assert configs[0]["n_conv_per_stage"] == (1, 2, 3)
+    unsmoothed, default = (SIDES[side].trainer.build_network_architecture(
+        plans, plans.get_configuration("2d"), 1, 3, False).config for side in ("ldseg-unsmoothed", "ldseg"))
+    assert unsmoothed == replace(default, smoothing_sigma=()) and unsmoothed != default
 
 
-def test_nnunets_network_sees_the_smoothed_image(unet):
+def test_in_prediction_nnunets_network_sees_the_smoothed_image(unet):
     trainer = SIDES["nnunet-smoothed-16"].trainer
     image = torch.randn(1, 1, 16, 16)
     expected = unet(GaussianSmoothing((MAX_SIGMA, MAX_SIGMA))(image))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nnUNetTrainer, "build_network_architecture", staticmethod(lambda *_: unet))
         network = trainer.build_network_architecture(None, SimpleNamespace(patch_size=[16, 16]), 1, 3)
-    assert torch.equal(network(image), expected)
-
-
-def test_a_detached_target_moves_the_denoiser_alone():
-    class Output(NamedTuple):
-        denoiser_output: torch.Tensor
-        denoiser_target: torch.Tensor
-
-    output = Output(torch.ones(2, requires_grad=True), torch.zeros(2, requires_grad=True))
-    loss = TargetDetached(lambda output, _: (output.denoiser_output - output.denoiser_target).square().sum())
-    loss(output, torch.zeros(0)).backward()
-    assert output.denoiser_output.grad.tolist() == [2, 2] and output.denoiser_target.grad is None
+    assert torch.equal(network.eval()(image), expected)
+    assert not torch.allclose(network.train()(image), expected)
 
 
 def test_names_of_models_are_told_apart():

@@ -231,7 +231,7 @@ def test_smoothing_follows_the_latent_and_can_be_switched_off(nnunet_folders):
         plan = planner.plan_experiment()["configurations"]["3d_fullres"]
         network = plan["architecture"]["arch_kwargs"]
         sigma[per_stride] = network["smoothing_sigma"]
-        assert any("smoothed" in line for line in describe_configuration(plan)) == bool(per_stride)
+        assert any("smooths" in line for line in describe_configuration(plan)) == bool(per_stride)
         if per_stride:
             assert sigma[per_stride] == pytest.approx([min(0.14 * s, 0.55) for s in network["latent_stride"]])
     assert not any(sigma[0.0])
