@@ -146,7 +146,8 @@ class LDSegTrainerUnsmoothed(LDSegTrainer):
 
 
 class nnUNetTrainerAdamWSmoothed16Bits(nnUNetTrainerAdamW16Bits):  # noqa: N801, nnU-Net's way of naming
-    """nnU-Net's network, in prediction behind the Gaussian that our plans have: what the smoothing alone does."""
+    """nnU-Net's network, in prediction behind the Gaussian that our plans have where the latent's stride is 4 and more:
+    what the smoothing alone does."""
 
     @staticmethod
     def build_network_architecture(plans_manager: PlansManager, configuration_manager: ConfigurationManager,

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# glibc's mallopt(3): what it is told, inside the block and after it (its defaults)
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+# glibc's mallopt(3): what it is told inside the block, and after it. Once told anything it adapts its thresholds no
+# more: after the block they are what they would have become where large tensors are used, its largest.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 1 << 28}
-_DEFAULT = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 1 << 17, _TOP_PAD: 1 << 17}
+_ADAPTED = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _TOP_PAD: 1 << 17}
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def keeping_freed_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        _tell(mallopt, _DEFAULT)
+        _tell(mallopt, _ADAPTED)
         trim(0)
 
 

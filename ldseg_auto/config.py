@@ -15,7 +15,7 @@ STANDARDISATIONS = ("tracked", "sample")
 OUTPUTS = ("softmax", "sigmoid")
 ENCODERS = ("plain", "residual")
 
-_MAX_SIGMA = 10.0  # voxels; more than any tile bears
+_LEAST_SIGMA, _MAX_SIGMA = 0.01, 10.0  # voxels: less changes nothing, more no tile bears
 
 FORMAT_KEY = "ldseg_plans_format"
 PLANS_FORMAT = 2  # of what the planner writes; 1 did not say so
@@ -96,10 +96,12 @@ class LDSegConfig:
             raise LDSegError(
                 f"latent_stride {self.latent_stride} is not on the encoder's pooling path.",
                 f"Possible values for these strides: {self.cumulative_strides()}.")
-        if self.smoothing_sigma and (len(self.smoothing_sigma) != len(self.latent_stride) or not all(
-                0 <= sigma <= _MAX_SIGMA for sigma in self.smoothing_sigma)):
-            raise LDSegError(f"smoothing_sigma is {self.smoothing_sigma} in the plans.",
-                             f"It needs one value an axis, each from 0 to {_MAX_SIGMA} voxels, or none at all.")
+        sigma = self.smoothing_sigma
+        if sigma != () and not (isinstance(sigma, tuple) and len(sigma) == len(self.latent_stride) and all(
+                isinstance(s, (int, float)) and (s == 0 or _LEAST_SIGMA <= s <= _MAX_SIGMA) for s in sigma)):
+            raise LDSegError(f"smoothing_sigma is {sigma!r} in the plans.",
+                             f"Give a list with one value an axis, each 0 or {_LEAST_SIGMA} to {_MAX_SIGMA} voxels, "
+                             "or an empty list for none.")
         if self.previous_stage_channels < 0:
             raise LDSegError(f"previous_stage_channels is {self.previous_stage_channels}.", "It must be at least 0.")
         for name in ("latent_channels", "label_features", "denoiser_blocks", "timesteps", "sampler_steps",

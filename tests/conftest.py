@@ -128,10 +128,13 @@ def in_small_world(small_world: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     assert _found_by_predict(small_world) == before, "this changes what other tests predict: take own_small_world"
 
 
-def _found_by_predict(world: dict[str, Path]) -> set[Path]:
-    """What `ldseg_predict` takes without being told: trained folds, and choices of how they are predicted."""
-    return {*world["model"].glob("fold_*/checkpoint_final.pth"), *world["model_2d"].glob("fold_*/checkpoint_final.pth"),
-            *world["nnUNet_results"].rglob("ldseg_inference.json")}
+def _found_by_predict(world: dict[str, Path]) -> set[tuple[Path, int]]:
+    """What `ldseg_predict` takes without being told: plans, trained folds, and choices of how they are predicted; and
+    when they were written."""
+    models = world["model"], world["model_2d"]
+    found = [*(path for model in models for path in model.glob("fold_*/checkpoint_final.pth")),
+             *(model / "plans.json" for model in models), *world["nnUNet_results"].rglob("ldseg_inference.json")]
+    return {(path, path.stat().st_mtime_ns) for path in found}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ldseg_auto import collectives
+from ldseg_auto.allocation import keeping_freed_memory
 from ldseg_auto.config import require_known_format
 from ldseg_auto.evaluation import latent_signs
 from ldseg_auto.inference.binding import bound
@@ -135,7 +137,8 @@ class LDSegTrainer(WallTimeBudgetMixin, JointTrainingMixin, nnUNetTrainer):
 
     def run_training(self) -> None:
         try:
-            super().run_training()
+            with keeping_freed_memory() if self.device.type == "cpu" else nullcontext():
+                super().run_training()
         finally:
             torch.set_flush_denormal(False)  # other libraries of this process do not expect it
             end_workers(self.dataloader_train, self.dataloader_val)

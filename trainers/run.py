@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from shutil import rmtree
 from typing import Any
 
 from ldseg_auto import run_locks
-from ldseg_auto.allocation import keeping_freed_memory
 from ldseg_auto.devices import select_device
 from ldseg_auto.errors import LDSegError
 from ldseg_auto.folders import (
@@ -141,8 +139,7 @@ def _train_fold(dataset: str, configuration: str, fold: Fold, trainer_name: str,
         trainer = _get_trainer(dataset, configuration, fold, trainer_name, plans_name, not is_new, torch_device)
         for name, value in attributes.items():
             setattr(trainer, name, value)
-        with keeping_freed_memory() if torch_device.type == "cpu" else nullcontext():
-            _train(trainer, resume, only_validate, start)
+        _train(trainer, resume, only_validate, start)
         validate(trainer, validate_best, save_probabilities)
 
 

@@ -47,6 +47,14 @@ def test_same_seed_same_bytes_other_seed_other_probabilities(in_small_world, ima
     assert not torch.allclose(a, c, atol=1e-4)
 
 
+def test_images_are_smoothed_as_the_plans_say(in_small_world, image):
+    predictor = load(in_small_world["model"])
+    assert predictor.network.config.smoothing_sigma == pytest.approx((0.28, 0.55, 0.55))
+    smoothed = probabilities(predictor, image)
+    predictor.network.image_encoder.smoothing = torch.nn.Identity()
+    assert not torch.allclose(probabilities(predictor, image), smoothed, atol=1e-3)
+
+
 def test_sample_k_is_sample_k(in_small_world, image, monkeypatch):
     """Whatever the number of samples, every sample of fewer is a sample of more: the same latent at the same place."""
     monkeypatch.setattr(LDSegPredictor, "_images_per_batch", lambda self: 1)  # one tile after the other, 4 samples

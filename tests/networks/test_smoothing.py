@@ -62,11 +62,12 @@ def test_the_first_stages_segmentation_is_not_smoothed(network):
         assert torch.equal(smoothed.encode_image(image), plain.encode_image(half))
 
 
-@pytest.mark.parametrize("sigma", [(0.6,), (0.6, 0.6, 0.6, 0.6), (0.6, -1.0, 0.6), (0.6, float("nan"), 0.6),
-                                   (0.6, 1e9, 0.6)])
-def test_mistakes_in_plans(sigma, network):
-    with pytest.raises(LDSegError, match="smoothing_sigma"):
-        network(3, *sigma)
+@pytest.mark.parametrize("sigma", [[0.6], [0.6, 0.6, 0.6, 0.6], [0.6, -1.0, 0.6], [0.6, float("nan"), 0.6],
+                                   [0.6, 1e9, 0.6], [0.6, 1e-160, 0.6], [[0.6], 0.6, 0.6], ["0.6"] * 3, None, 0, 0.6,
+                                   False, "none"])
+def test_mistakes_in_plans(sigma, arch_kwargs):
+    with pytest.raises(LDSegError, match="smoothing_sigma is .* in the plans"):
+        LDSegConfig.from_arch_kwargs(arch_kwargs(3, smoothing_sigma=sigma))
 
 
 def test_plans_without_it_mean_none(arch_kwargs):
