@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -128,13 +129,12 @@ def in_small_world(small_world: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     assert _found_by_predict(small_world) == before, "this changes what other tests predict: take own_small_world"
 
 
-def _found_by_predict(world: dict[str, Path]) -> set[tuple[Path, int]]:
-    """What `ldseg_predict` takes without being told: plans, trained folds, and choices of how they are predicted; and
-    when they were written."""
+def _found_by_predict(world: dict[str, Path]) -> dict[Path, bytes]:
+    """What `ldseg_predict` takes without being told: plans, trained folds, and choices of how they are predicted."""
     models = world["model"], world["model_2d"]
     found = [*(path for model in models for path in model.glob("fold_*/checkpoint_final.pth")),
              *(model / "plans.json" for model in models), *world["nnUNet_results"].rglob("ldseg_inference.json")]
-    return {(path, path.stat().st_mtime_ns) for path in found}
+    return {path: sha256(path.read_bytes()).digest() for path in found}
 
 
 @pytest.fixture
