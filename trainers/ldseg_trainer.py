@@ -231,6 +231,8 @@ class LDSegTrainer(WallTimeBudgetMixin, JointTrainingMixin, nnUNetTrainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)
+        moving_average = self.logger.local_logger.my_fantastic_logging["ema_fg_dice"]
+        moving_average[-1] = float(moving_average[-1])  # as a checkpoint gives it back: the next is rounded the same
         assert self._signs is not None
         for name in latent_signs.SERIES:
             self.logger.log(name, getattr(self._signs, name), self.current_epoch)
