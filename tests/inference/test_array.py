@@ -21,8 +21,8 @@ def test_an_array_gives_what_the_command_gives_for_its_file(in_small_world, pred
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / file.name).symlink_to(file)
     assert predict.main(["-i", str(tmp_path / "images"), "-o", str(tmp_path), "-d", "7", "-c", "3d_fullres",
-                         "--samples", "2", "--seed", "3", "--disable_tta", "--save_probabilities", "-npp", "0", "-nps",
-                         "0", "-device", "cpu", "--disable_progress_bar"]) == 0
+                         "-f", "0", "--samples", "2", "--seed", "3", "--disable_tta", "--save_probabilities", "-npp",
+                         "0", "-nps", "0", "-device", "cpu", "--disable_progress_bar"]) == 0
     image = sitk.ReadImage(str(file))
     array, properties = sitk.GetArrayFromImage(image)[None].astype(np.float32), {"spacing": image.GetSpacing()[::-1]}
     segmentation, probabilities = predictor.predict_single_npy_array(array, properties,
