@@ -4,7 +4,6 @@ differ from one of the two in one thing."""
 from __future__ import annotations
 
 import os
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ldseg_auto.networks.smoothing import GaussianSmoothing
 from ldseg_auto.planners.latent_geometry import MAX_SIGMA
 from ldseg_auto.trainers.budget import BudgetPolyLR, WallTimeBudgetMixin
 from ldseg_auto.trainers.ldseg_trainer import LDSegTrainer
-from ldseg_auto.trainers.variants.paper import LDSegTrainerPaper
+from ldseg_auto.trainers.variants.paper import LDSegTrainerPaper, with_arch_kwargs
 
 
 class nnUNetTrainerWithinBudget(WallTimeBudgetMixin, nnUNetTrainer):  # noqa: N801, nnU-Net's way of naming
@@ -139,10 +138,9 @@ class LDSegTrainerUnsmoothed(LDSegTrainer):
                                    num_input_channels: int, num_output_channels: int,
                                    enable_deep_supervision: bool = True) -> nn.Module:
         """nnU-Net looks for the names of these arguments."""
-        plan = deepcopy(configuration_manager.configuration)
-        plan["architecture"]["arch_kwargs"]["smoothing_sigma"] = []
-        return LDSegTrainer.build_network_architecture(plans_manager, ConfigurationManager(plan), num_input_channels,
-                                                       num_output_channels, enable_deep_supervision)
+        return LDSegTrainer.build_network_architecture(
+            plans_manager, with_arch_kwargs(configuration_manager, {"smoothing_sigma": ()}), num_input_channels,
+            num_output_channels, enable_deep_supervision)
 
 
 class nnUNetTrainerAdamWSmoothed16Bits(nnUNetTrainerAdamW16Bits):  # noqa: N801, nnU-Net's way of naming

@@ -150,12 +150,21 @@ def _found_by_predict(world: dict[str, Path]) -> dict[Path, bytes]:
     return {path: sha256(path.read_bytes()).digest() for path in found}
 
 
+@pytest.fixture(scope="session")
+def copy_small_world(small_world: dict[str, Path]) -> Callable[[Path], dict[str, Path]]:
+    """A function that copies `small_world` to a folder that does not exist yet."""
+    def copy(folder: Path) -> dict[str, Path]:
+        root = small_world["nnUNet_raw"].parent
+        shutil.copytree(root, folder)
+        return {name: folder / path.relative_to(root) for name, path in small_world.items()}
+    return copy
+
+
 @pytest.fixture
-def own_small_world(small_world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+def own_small_world(copy_small_world: Callable[[Path], dict[str, Path]], tmp_path: Path,
+                    monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """A copy of `small_world` for one test, with nnU-Net's environment variables set to it."""
-    root = small_world["nnUNet_raw"].parent
-    shutil.copytree(root, tmp_path / "world")
-    world = {name: tmp_path / "world" / path.relative_to(root) for name, path in small_world.items()}
+    world = copy_small_world(tmp_path / "world")
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(variable, str(world[variable]))
     return world

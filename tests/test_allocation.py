@@ -6,8 +6,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import ctypes, resource, sys
-from contextlib import nullcontext
+import resource
 import torch
 from ldseg_auto.allocation import keeping_freed_memory
 

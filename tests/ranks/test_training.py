@@ -1,7 +1,5 @@
 """A tiny training by two processes."""
 
-import shutil
-
 import pytest
 import torch
 import training_work
@@ -12,11 +10,9 @@ VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @pytest.fixture(scope="module")
-def world(small_world, tmp_path_factory):
+def world(copy_small_world, tmp_path_factory):
     """A copy: fold 1 is trained there."""
-    root = small_world["nnUNet_raw"].parent
-    copy = shutil.copytree(root, tmp_path_factory.mktemp("ranks") / "world")
-    return {name: copy / path.relative_to(root) for name, path in small_world.items()}
+    return copy_small_world(tmp_path_factory.mktemp("ranks") / "world")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,13 @@ PAPER_CONFIG: dict[str, Any] = {
     "sampler_steps": 15, "sampler_eta": 0.0, "sampler_samples": 1}
 
 
+def with_arch_kwargs(manager: ConfigurationManager, changes: dict[str, Any]) -> ConfigurationManager:
+    """The configuration with some of its network's `arch_kwargs` changed; the plans in memory are not touched."""
+    architecture = manager.configuration["architecture"]
+    changed = {**architecture, "arch_kwargs": {**architecture["arch_kwargs"], **changes}}
+    return ConfigurationManager({**manager.configuration, "architecture": changed})
+
+
 class LDSegTrainerPaper(LDSegTrainer):
     """Zaman et al., 2407.12952: eps prediction, uniform timesteps, L = CE + 2 (1 - Dice) + MSE(eps), no other terms."""
 
@@ -34,11 +41,8 @@ class LDSegTrainerPaper(LDSegTrainer):
                                    num_input_channels: int, num_output_channels: int,
                                    enable_deep_supervision: bool = True) -> nn.Module:
         """The planned network with the paper's latent and diffusion; nnU-Net calls this at prediction too."""
-        configuration = configuration_manager.configuration
-        architecture = configuration["architecture"]
-        changed = {**architecture, "arch_kwargs": {**architecture["arch_kwargs"], **PAPER_CONFIG}}
         return LDSegTrainer.build_network_architecture(
-            plans_manager, ConfigurationManager({**configuration, "architecture": changed}), num_input_channels,
+            plans_manager, with_arch_kwargs(configuration_manager, PAPER_CONFIG), num_input_channels,
             num_output_channels, enable_deep_supervision)
 
     def _build_loss(self) -> nn.Module:
